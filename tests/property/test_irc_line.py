@@ -5,7 +5,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serverchange.irc.line import ChannelNameError, LineBuffer, LineError, format_line, parse_channel, parse_line
+from serverchange.irc.line import LineBuffer, LineError, format_line, parse_line
 
 WORD = st.text(st.characters(exclude_characters="\r\n\0 ", exclude_categories=["Cs"]), min_size=1, max_size=20).filter(
     lambda word: not word.startswith(":")
@@ -67,13 +67,3 @@ def test_any_bytes_are_a_line_or_a_refusal(data):
     dict(line.tags)
     assert line.raw == data
     assert line.nick is None or line.source is not None
-
-
-@given(st.text(max_size=30))
-def test_any_text_is_a_channel_or_a_refusal(text):
-    try:
-        channel = parse_channel(text)
-    except ChannelNameError:
-        return
-    assert parse_channel(channel) == channel
-    assert channel.isascii()

@@ -7,12 +7,12 @@ from serverchange.irc.line import (
     MAX_BODY_BYTES,
     MAX_RECEIVED_BYTES,
     MAX_TAGS_BYTES,
-    ChannelNameError,
+    PACKED_LINE_BYTES,
     Line,
     LineBuffer,
     LineError,
+    format_channel_lines,
     format_line,
-    parse_channel,
     parse_line,
 )
 
@@ -136,7 +136,8 @@ def test_the_longest_tags_are_read():
         lambda text: format_line("X", text, "y"),
         lambda text: format_line("X", "y", text),
         lambda text: format_line("X", source=text),
-        lambda text: format_line(text),
+        format_channel_lines,
+        format_line,
     ],
     ids=["first", "last", "source", "command"],
 )
@@ -182,23 +183,37 @@ def test_a_bad_tag_key_is_refused(key):
         format_line("X", tags={key: "v"})
 
 
-@pytest.mark.parametrize("text", ["forsen", "#forsen", "FORSEN", "#Forsen"])
-def test_a_channel_is_its_login_in_lower_case(text):
-    assert parse_channel(text) == "forsen"
-
-
 @pytest.mark.parametrize(
-    "text",
+    ("param", "channel"),
     [
-        "#a\r\nQUIT", "#a\nPRIVMSG #b :hi", "#a\0b", "#a,#b", "#a b", "", "#", "##a", "a" * 26, "a" * 10_000,
-        "форсен", "ｆｏｒｓｅｎ", "İ", "\u212a", "a\n",
-        "../../etc/passwd", "%2e%2e%2f", "'; DROP TABLE channel_state;--",
+        ("#forsen", "forsen"),
+        ("#FORSEN", "forsen"),
+        ("forsen", None),
+        ("#", None),
+        ("##a", None),
+        ("#a,#b", None),
+        ("#" + "a" * 26, None),
+        ("#\u212a", None),
+        ("#İ", None),
     ],
-)  # fmt: skip
-def test_what_is_no_login_is_no_channel(text):
-    with pytest.raises(ChannelNameError) as caught:
-        parse_channel(text)
-    assert len(str(caught.value)) < 200
+)
+def test_a_line_names_a_channel_or_none(param, channel):
+    assert parse_line(f"X {param}".encode()).channel == channel
+
+
+def test_channels_are_packed_into_short_lines_in_order():
+    channels = [f"channel_number_{number:05}" for number in range(100)]
+    lines = format_channel_lines("JOIN", channels)
+    assert len(lines) == 5
+    assert max(map(len, lines)) <= PACKED_LINE_BYTES + 2
+    named = [name for line in lines for name in line.removeprefix(b"JOIN ").strip().decode().split(",")]
+    assert named == ["#" + channel for channel in channels]
+
+
+@pytest.mark.parametrize("channel", ["a,#b", "a b", "", "a\r\nQUIT", "#a"])
+def test_no_name_can_smuggle_another_channel(channel):
+    with pytest.raises(LineError):
+        format_channel_lines("JOIN", [channel])
 
 
 def test_every_line_end_of_the_field_ends_a_line():

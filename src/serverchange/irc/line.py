@@ -1,4 +1,4 @@
-"""The one IRC codec: bytes to lines, lines to bytes, and the syntax of names.
+"""The one IRC codec: bytes to lines and lines to bytes.
 
 Nothing else in the product builds or splits an IRC line, so the rules against injected line ends stand in one
 place (`format_line`) and every reader agrees on what a line says (`parse_line`). Rules: RFC 1459 section 2.3
@@ -10,8 +10,10 @@ whether a one-word trailing had its colon (museun/twitch_message 43).
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+
+from serverchange.events import Channel
 
 SERVER_PREFIX = "tmi.twitch.tv"
 """The source of the platform's own lines; clients such as tmi.js heed no other."""
@@ -25,12 +27,16 @@ MAX_BODY_BYTES = 4096
 MAX_RECEIVED_BYTES = MAX_TAGS_BYTES + MAX_BODY_BYTES
 """The longest line that a peer may send, line end included; beyond it the line is refused unread."""
 
+PACKED_LINE_BYTES = 510
+"""A line that names many channels is kept this short, CRLF not counted: the RFC's limit, which every server takes
+(go-twitch-irc packs its JOINs as tightly)."""
+
 _TAG_DECODED = {":": ";", "s": " ", "\\": "\\", "r": "\r", "n": "\n"}
 _TAG_ENCODED = str.maketrans({";": "\\:", " ": "\\s", "\\": "\\\\", "\r": "\\r", "\n": "\\n"})
 _ESCAPED = re.compile(r"\\(.?)", re.DOTALL)
 _COMMAND = re.compile(r"[A-Za-z]+|[0-9]{3}")
 _TAG_KEY = re.compile(r"\+?(?:[A-Za-z0-9.\-]+/)?[A-Za-z0-9\-]+")
-_CHANNEL = re.compile(r"#?([A-Za-z0-9_]{1,25})")
+_CHANNEL = re.compile(r"#([A-Za-z0-9_]{1,25})")
 _NAME_SHOWN_CHARS = 40
 
 
@@ -46,10 +52,6 @@ class LineError(ValueError):
         super().__init__(f"{where}: {what}")
         self.what = what
         self.where = where
-
-
-class ChannelNameError(ValueError):
-    """Text that is no channel name. Bad input: reject it, never try again."""
 
 
 class Tags(Mapping[str, str]):
@@ -119,12 +121,10 @@ class Line:
         return nick if mark or "." not in host + nick else None
 
     @property
-    def channel(self) -> str | None:
+    def channel(self) -> Channel | None:
         """The channel which the first parameter names, or None when it names none (no `#`, bad syntax)."""
-        if not self.params or not self.params[0].startswith("#"):
-            return None
-        match = _CHANNEL.fullmatch(self.params[0])
-        return match[1].lower() if match else None
+        match = _CHANNEL.fullmatch(self.params[0]) if self.params else None
+        return Channel(match[1].lower()) if match else None
 
     def is_from_server(self, prefix: str = SERVER_PREFIX) -> bool:
         """Whether the server itself speaks: its bare name, so that no user's prefix can pass for it."""
@@ -215,19 +215,28 @@ def format_line(
     return block + body + b"\r\n"
 
 
-def parse_channel(text: str) -> str:
-    """Read a channel's name: its login in lower case without the `#` that may stand before it.
-
-    ASCII only, and no Unicode case folding: the Kelvin sign folds to `k` and would make two names one.
+def format_channel_lines(command: str, channels: Iterable[Channel]) -> list[bytes]:
+    """Build JOIN or PART lines that name all `channels` in order, as few as `PACKED_LINE_BYTES` allows.
 
     Raises:
-        ChannelNameError: Not 1 to 25 of `a-z 0-9 _` (upper case is lowered) after at most one `#`.
+        LineError: A name that is no channel, which the type should have prevented.
     """
-    match = _CHANNEL.fullmatch(text)
-    if match is None:
-        shown = text if len(text) <= _NAME_SHOWN_CHARS else text[:_NAME_SHOWN_CHARS] + "…"
-        raise ChannelNameError(f"{shown!r} is no channel name: 1 to 25 of a-z, 0-9 and _")
-    return match[1].lower()
+    lines: list[bytes] = []
+    names: list[str] = []
+    room = PACKED_LINE_BYTES - len(command) - 1
+    used = 0
+    for channel in channels:
+        name = "#" + channel
+        if _CHANNEL.fullmatch(name) is None:
+            raise LineError(f"{channel[:_NAME_SHOWN_CHARS]!r} is no channel", "params")
+        if names and used + len(name) > room:
+            lines.append(format_line(command, ",".join(names)))
+            names, used = [], 0
+        names.append(name)
+        used += len(name) + 1
+    if names:
+        lines.append(format_line(command, ",".join(names)))
+    return lines
 
 
 class LineBuffer:
