@@ -136,12 +136,11 @@ def test_the_longest_tags_are_read():
         lambda text: format_line("X", text, "y"),
         lambda text: format_line("X", "y", text),
         lambda text: format_line("X", source=text),
-        format_channel_lines,
-        format_line,
+            format_line,
     ],
     ids=["first", "last", "source", "command"],
 )
-def test_no_text_can_smuggle_a_second_line(make, text):
+def test_no_text_can_smuggle_a_second_line(text, make):
     with pytest.raises(LineError):
         make(text)
 
