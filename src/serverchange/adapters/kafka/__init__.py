@@ -1,0 +1,1 @@
+"""Kafka: one connection configuration, one producer factory, one consumer factory, topics, publishing."""

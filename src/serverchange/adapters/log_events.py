@@ -1,0 +1,49 @@
+"""Every log event's name, `noun.past_participle`; what varies goes into fields.
+
+Levels: info, an operator would tell a colleague; warning, it healed by itself; error, someone must act.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class LogEvent(StrEnum):
+    """The names; each with the sentence that `docs/logs.md` prints."""
+
+    PROCESS_STARTED = "process.started"
+    PROCESS_STOPPING = "process.stopping"
+    PROCESS_STOPPED = "process.stopped"
+    PROCESS_FAILED = "process.failed"
+    HEALTH_SERVED = "health.served"
+    READINESS_CHANGED = "readiness.changed"
+    TOPIC_CREATED = "topic.created"
+    KAFKA_LOST = "kafka.lost"
+    KAFKA_FOUND = "kafka.found"
+    POSTGRES_LOST = "postgres.lost"
+    POSTGRES_FOUND = "postgres.found"
+    MIGRATION_APPLIED = "migration.applied"
+    BATCH_APPLIED = "batch.applied"
+    BATCH_SPLIT = "batch.split"
+    RECORD_REFUSED = "record.refused"
+    LOG_HOLE_PASSED = "log_hole.passed"
+    LOG_MISMATCH_FOUND = "log_mismatch.found"
+    OUTBOX_PUBLISHED = "outbox.published"
+    OUTBOX_FENCED = "outbox.fenced"
+    PARTITIONS_ASSIGNED = "partitions.assigned"
+    PARTITIONS_REVOKED = "partitions.revoked"
+    LOOKUP_FAILED = "lookup.failed"
+    CLUSTER_OBSERVED = "cluster.observed"
+    SERVERS_CHANGED = "servers.changed"
+    CLUSTER_CHANGED = "cluster.changed"
+    NOTICE_HEARD = "notice.heard"
+    LINK_OPENED = "link.opened"
+    LINK_CLOSED = "link.closed"
+    LINK_REFUSED = "link.refused"
+    HOST_REFUSED = "host.refused"
+    HANDOVER_STARTED = "handover.started"
+    HANDOVER_CONFIRMED = "handover.confirmed"
+    HANDOVER_ENDED = "handover.ended"
+    JOIN_UNCONFIRMED = "join.unconfirmed"
+    LINES_DROPPED = "lines.dropped"
+    REQUEST_FAILED = "request.failed"
