@@ -13,10 +13,13 @@ from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from serverchange.events import AccountField, ClusterField
+from serverchange.events import AccountField, Cluster, ClusterField
 
 DAY_S: Final = 86_400.0
 """Simulated seconds in a day."""
+
+CLUSTERS: Final = (Cluster("main"), Cluster("event"), Cluster("aws"), Cluster("group"))
+"""The clusters of 2016."""
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Seconds = Annotated[float, Field(gt=0.0, le=86_400.0)]
@@ -119,7 +122,7 @@ class SimulatorSettings(_Settings):
     """Number of channels, group channels included."""
     names: tuple[AccountField, ...] = ()
     """Logins for the first channels, the most popular first; the rest is made up."""
-    clusters: Annotated[tuple[ClusterField, ...], Field(min_length=1, max_length=32)] = ("main", "event", "aws", "group")
+    clusters: Annotated[tuple[ClusterField, ...], Field(min_length=1, max_length=32)] = CLUSTERS
     """Clusters that have servers; the default script needs these four."""
 
     time_scale: Annotated[float, Field(gt=0.0, le=1_000_000.0)] = 20_160.0

@@ -67,7 +67,7 @@ def connect_blocking(
 def make_pool(
     settings: PostgresSettings, *, application: str, statement_timeout_s: float = 10.0
 ) -> AsyncConnectionPool[AsyncConnection]:
-    """Return a pool that is not open yet: `async with make_pool(...) as pool`.
+    """Return a pool that is not open yet; enter it with `async with`.
 
     A request waits `pool_timeout_s` for a connection (`psycopg_pool.PoolTimeout`); connections are checked before
     they are handed out, so that an outage leaves no dead ones behind.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from importlib.resources import files
-from typing import Final, LiteralString, cast
+from typing import Final, LiteralString
 
 import psycopg
 from psycopg.rows import TupleRow
@@ -28,7 +28,7 @@ def migrations() -> list[tuple[int, str, LiteralString]]:
     for entry in files("serverchange.adapters.postgres.migrations").iterdir():
         match = _FILE.match(entry.name)
         if match:
-            found.append((int(match["number"]), entry.name, cast("LiteralString", entry.read_text("utf-8"))))
+            found.append((int(match["number"]), entry.name, entry.read_text("utf-8")))
     return sorted(found)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from functools import cache
 from importlib.resources import files
-from typing import Final, LiteralString, cast
+from typing import Final, LiteralString
 
 _NAME: Final = re.compile(r"^-- name: (?P<name>[a-z0-9_]+)$", re.MULTILINE)
 
@@ -26,4 +26,4 @@ def queries(subject: str) -> dict[str, LiteralString]:
     named = dict(zip(parts[::2], (part.strip() for part in parts[1::2]), strict=True))
     if len(named) * 2 != len(parts):
         raise ValueError(f"{subject}.sql names a query twice")
-    return cast("dict[str, LiteralString]", named)
+    return named
