@@ -2,7 +2,7 @@
 
 import pytest
 
-from serverchange.irc.client import ClientDialogue, DialogueError
+from serverchange.irc.client import ClientDialogue
 from serverchange.irc.client_events import (
     ChatLine,
     IgnoredReason,
@@ -30,7 +30,7 @@ from serverchange.irc.client_states import (
     LinkInput,
     LinkState,
 )
-from serverchange.irc.line import LineError
+from serverchange.irc.line import DialogueError, LineError
 
 WELCOME = (
     b":tmi.twitch.tv CAP * ACK :twitch.tv/tags twitch.tv/commands\r\n"

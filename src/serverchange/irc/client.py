@@ -46,6 +46,7 @@ from serverchange.irc.client_states import (
     LinkState,
 )
 from serverchange.irc.line import (
+    DialogueError,
     Line,
     LineBuffer,
     LineError,
@@ -77,10 +78,6 @@ JOIN_REFUSALS = frozenset(
 
 _CLUSTER = re.compile(CLUSTER_PATTERN)
 _CHAT_COMMANDS = frozenset({"PRIVMSG", "USERNOTICE", "CLEARCHAT", "CLEARMSG", "NOTICE", "HOSTTARGET"})
-
-
-class DialogueError(RuntimeError):
-    """We broke the protocol (not the peer): a command that the link's state forbids. A bug in the caller."""
 
 
 class ClientDialogue:

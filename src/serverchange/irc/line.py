@@ -54,6 +54,10 @@ class LineError(ValueError):
         self.where = where
 
 
+class DialogueError(RuntimeError):
+    """We broke the protocol, not the peer: a command that the dialogue's state forbids. A bug in the caller."""
+
+
 class Tags(Mapping[str, str]):
     """The tags of one line, decoded when first asked for.
 
@@ -176,6 +180,7 @@ def format_line(
     tags: Mapping[str, str] | None = None,
     source: str | None = None,
     trailing: bool = False,
+    tag_equals: bool = False,
 ) -> bytes:
     """Build one line with its CRLF, or refuse. The only way in the product to make bytes for an IRC peer.
 
@@ -186,6 +191,8 @@ def format_line(
         source: Server name or user mask, without the colon.
         trailing: Write the colon before the last parameter even where none is needed. Some readers look for
             it (go-twitch-irc compares the trailing of PONG).
+        tag_equals: Write an empty tag as ``key=``, as the platform does and some of its clients expect. IRCv3
+            gives both the same meaning.
 
     Raises:
         LineError: CR, LF or NUL anywhere, a misplaced space or colon, text that UTF-8 cannot carry (a lone
@@ -194,7 +201,7 @@ def format_line(
     """
     if not _COMMAND.fullmatch(command):
         raise LineError("a command is letters or three digits", "command")
-    block = _encode(_format_tags(tags), "tags") if tags else b""
+    block = _encode(_format_tags(tags, tag_equals), "tags") if tags else b""
     if len(block) > MAX_TAGS_BYTES:
         raise LineError(f"{len(block)} bytes of tags, at most {MAX_TAGS_BYTES} are allowed", "tags")
     words: list[str] = []
@@ -304,14 +311,14 @@ def _unescape(match: re.Match[str]) -> str:
     return _TAG_DECODED.get(match[1], match[1])
 
 
-def _format_tags(tags: Mapping[str, str]) -> str:
+def _format_tags(tags: Mapping[str, str], tag_equals: bool) -> str:
     items: list[str] = []
     for key, value in tags.items():
         if not _TAG_KEY.fullmatch(key):
             raise LineError(f"{key[:_NAME_SHOWN_CHARS]!r} is no tag key", "tags")
         if "\0" in value:
             raise LineError("NUL cannot be part of a tag", "tags")
-        items.append(f"{key}={value.translate(_TAG_ENCODED)}" if value else key)
+        items.append(f"{key}={value.translate(_TAG_ENCODED)}" if value or tag_equals else key)
     return "@" + ";".join(items) + " "
 
 
