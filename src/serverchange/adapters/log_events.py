@@ -9,7 +9,7 @@ from enum import StrEnum
 
 
 class LogEvent(StrEnum):
-    """The names; each with the sentence that `docs/logs.md` prints."""
+    """The names; `docs/logs.md` lists them."""
 
     PROCESS_STARTED = "process.started"
     PROCESS_STOPPING = "process.stopping"
