@@ -13,6 +13,7 @@ from serverchange.irc.client_events import (
     Parted,
     PongReceived,
     Reconnecting,
+    ServerChangeHeard,
     StateLine,
 )
 from serverchange.irc.client_states import LinkState
