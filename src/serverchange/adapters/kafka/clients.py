@@ -11,7 +11,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
-from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyPartitionAssignor
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 
 from serverchange.adapters.settings import KafkaSettings
 
@@ -70,7 +70,7 @@ def make_consumer(settings: KafkaSettings, *, client_id: str, group: str | None,
             "group_id": settings.topic_prefix + group,
             "session_timeout_ms": round(settings.session_timeout_s * 1000),
             "heartbeat_interval_ms": 1000,
-            "partition_assignment_strategy": [CooperativeStickyPartitionAssignor],
+            "partition_assignment_strategy": [CooperativeStickyAssignor],
         }
     return KafkaConsumer(
         **{
