@@ -136,7 +136,7 @@ def test_the_longest_tags_are_read():
         lambda text: format_line("X", text, "y"),
         lambda text: format_line("X", "y", text),
         lambda text: format_line("X", source=text),
-            format_line,
+        format_line,
     ],
     ids=["first", "last", "source", "command"],
 )

@@ -19,10 +19,7 @@ def test_no_root_of_the_namespace_has_an_init_file(root: str) -> None:
 
 
 def test_no_file_stands_beside_the_rooms() -> None:
-    outside = {
-        path.relative_to(ROOT).as_posix()
-        for path in (ROOT / "src" / "serverchange").glob("*.py")
-    }
+    outside = {path.relative_to(ROOT).as_posix() for path in (ROOT / "src" / "serverchange").glob("*.py")}
     assert outside == set()
 
 
