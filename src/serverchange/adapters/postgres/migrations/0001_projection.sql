@@ -23,7 +23,7 @@ CREATE TABLE channel_state (
     penalty_at_ms  bigint   NOT NULL,
     evidence       text[]   NOT NULL,
     CHECK (cluster IS NOT NULL OR status IN ('unknown', 'untracked'))
-);
+) WITH (fillfactor = 70);                         -- room for updates in place: most records touch no indexed column
 
 CREATE INDEX channel_state_partition ON channel_state (partition);
 CREATE INDEX channel_state_cluster ON channel_state (cluster, channel) WHERE status <> 'untracked';
