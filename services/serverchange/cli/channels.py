@@ -1,0 +1,212 @@
+# ruff: noqa: PLC0415 - what one command needs is imported when it runs: --help and completion stay quick
+"""`serverchange channels`: says which channels a service wants, and an operator's word on where one is.
+
+Writes events to `channel-events` itself (WRITE on that topic is the trust boundary), so it works with the API down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
+
+import typer
+
+from serverchange.cli.faults import Fault
+from serverchange.cli.output import JsonOption, note, print_json
+
+if TYPE_CHECKING:
+    from serverchange.events import Channel, ChannelEvent, ChannelKind
+
+app = typer.Typer(help="Say which channels are wanted, and by whom.", no_args_is_help=True)
+
+FAULTS_SHOWN_MAX: Final = 10
+
+Names = Annotated[list[str], typer.Argument(help="Channels, with or without #.", metavar="CHANNEL...")]
+ServiceOption = Annotated[str, typer.Option(help="Who wants them; a channel is tracked while any service does.")]
+LabelOption = Annotated[list[str] | None, typer.Option("--label", help="A label, e.g. partner; may be repeated.")]
+AccountOption = Annotated[str | None, typer.Option(help="Login of the account that is to join them.")]
+MakeEvent: TypeAlias = "Callable[[Channel], ChannelEvent]"
+
+
+@app.command(epilog="Example: serverchange channels add forsen caedrel --service my-bot --label partner")
+def add(
+    names: Names,
+    service: ServiceOption = "cli",
+    label: LabelOption = None,
+    group: Annotated[bool, typer.Option("--group", help="Group rooms: they never move.")] = False,
+    account: AccountOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Track channels for a service; said again, it replaces that service's labels."""
+    from serverchange.events import ChannelKind
+
+    kind = ChannelKind.GROUP if group else ChannelKind.CHAT
+    wanted = [(channel, tuple(label or ())) for channel in _parse_names(names)]
+    _write([tracked(channel, service, labels, kind, account) for channel, labels in wanted], as_json=as_json)
+
+
+@app.command(epilog="Example: serverchange channels remove forsen --service my-bot")
+def remove(names: Names, service: ServiceOption = "cli", as_json: JsonOption = False) -> None:
+    """A service no longer wants these channels; others may still."""
+    from serverchange.events import ChannelUntracked, UntrackedData
+
+    def event(channel: Channel) -> ChannelEvent:
+        return ChannelUntracked(**_attributes(channel), data=UntrackedData(service=service))
+
+    _write([event(channel) for channel in _parse_names(names)], as_json=as_json)
+
+
+@app.command("import", epilog="Example: serverchange channels import channels.txt --service my-bot")
+def import_(
+    file: Annotated[Path, typer.Argument(help="One channel a line, labels after it; - reads standard input.")],
+    service: ServiceOption = "cli",
+    account: AccountOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Track all channels of a file (`forsen partner staff`, also with commas); one bad line and nothing is written."""
+    from serverchange.events import ChannelKind
+
+    wanted = parse_lines(_read_lines(file), str(file))
+    events = [tracked(channel, service, labels, ChannelKind.CHAT, account) for channel, labels in wanted]
+    _write(events, as_json=as_json)
+
+
+@app.command(epilog="Example: serverchange channels pin forsen aws")
+def pin(
+    name: Annotated[str, typer.Argument(metavar="CHANNEL")],
+    cluster: Annotated[str, typer.Argument(help="Where it is, whatever the platform says.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Give an operator's word on where a channel is: it wins over all evidence until unpinned."""
+    from serverchange.events import CLUSTER_PATTERN, ChannelPinned, Cluster, PinnedData
+
+    if not re.fullmatch(CLUSTER_PATTERN, cluster):
+        raise Fault(f"{cluster[:40]!r} is not a cluster: expected letters, digits, - and _ (lower case), e.g. aws")
+    (channel,) = _parse_names([name])
+    event = ChannelPinned(**_attributes(channel), data=PinnedData(cluster=Cluster(cluster)))
+    _write([event], as_json=as_json)
+
+
+@app.command(epilog="Example: serverchange channels unpin forsen")
+def unpin(name: Annotated[str, typer.Argument(metavar="CHANNEL")], as_json: JsonOption = False) -> None:
+    """Take the operator's word back; a lookup decides."""
+    from serverchange.events import ChannelUnpinned, UnpinnedData
+
+    (channel,) = _parse_names([name])
+    _write([ChannelUnpinned(**_attributes(channel), data=UnpinnedData())], as_json=as_json)
+
+
+def tracked(
+    channel: Channel, service: str, labels: tuple[str, ...], kind: ChannelKind, account: str | None
+) -> ChannelEvent:
+    """Return the event that a service wants a channel.
+
+    Raises:
+        Fault: the service, a label or the account is not one; names the field.
+    """
+    from pydantic import ValidationError
+
+    from serverchange.events import ChannelTracked, TrackedData, describe_error
+
+    try:
+        data = TrackedData(service=service, labels=labels, kind=kind, account=account)
+    except ValidationError as error:
+        raise Fault(f"{channel}: {describe_error(error)}") from error
+    return ChannelTracked(**_attributes(channel), data=data)
+
+
+def parse_lines(lines: Iterable[str], place: str) -> list[tuple[Channel, tuple[str, ...]]]:
+    """Return the (channel, labels) of an import file; empty lines are skipped.
+
+    Raises:
+        Fault: with every line that is wrong, up to `FAULTS_SHOWN_MAX`.
+    """
+    from serverchange.events import Rejected, parse_channel
+
+    found: list[tuple[Channel, tuple[str, ...]]] = []
+    faults: list[str] = []
+    for number, line in enumerate(lines, start=1):
+        words = re.split(r"[,;\s]+", line.strip().strip(",;"))
+        if not words[0]:
+            continue
+        try:
+            found.append((parse_channel(words[0]), tuple(word.lower() for word in words[1:])))
+        except Rejected as error:
+            faults.append(f"{place}:{number}: {error}")
+    if faults:
+        more = len(faults) - FAULTS_SHOWN_MAX
+        shown = [*faults[:FAULTS_SHOWN_MAX], *([f"and {more} more"] if more > 0 else [])]
+        raise Fault("nothing was written:\n" + "\n".join(shown))
+    return found
+
+
+def publish(events: Sequence[ChannelEvent]) -> list[tuple[int, int]]:
+    """Append the events and return their (partition, offset), in order.
+
+    Raises:
+        PublishError: Kafka did not acknowledge one of them; writing all again does no harm.
+        UnavailableFault: no broker answers.
+    """
+    from serverchange.adapters.kafka.publisher import EventPublisher
+    from serverchange.adapters.settings import load_settings
+    from serverchange.cli.reach import check_kafka
+    from serverchange.topics import CHANNEL_EVENTS
+
+    settings = load_settings().kafka
+    check_kafka(settings)
+
+    async def write() -> list[tuple[int, int]]:
+        async with EventPublisher(settings, client_id="serverchange-cli") as publisher:
+            return await publisher.publish_all(CHANNEL_EVENTS, [(one.subject, one.to_record()) for one in events])
+
+    return asyncio.run(write())
+
+
+def _write(events: Sequence[ChannelEvent], *, as_json: bool) -> None:
+    places = publish(events)
+    if as_json:
+        print_json(
+            [
+                {"channel": event.subject, "id": event.id, "partition": partition, "offset": offset}
+                for event, (partition, offset) in zip(events, places, strict=True)
+            ]
+        )
+    else:
+        note(f"{len(places)} {'event' if len(places) == 1 else 'events'} written")
+
+
+def _parse_names(names: Iterable[str]) -> list[Channel]:
+    from serverchange.events import Rejected, parse_channel
+
+    try:
+        return list(dict.fromkeys(parse_channel(name) for name in names))
+    except Rejected as error:
+        raise Fault(str(error)) from error
+
+
+def _read_lines(file: Path) -> list[str]:
+    if str(file) == "-":
+        return sys.stdin.read().splitlines()
+    try:
+        return file.read_text("utf-8").splitlines()
+    except OSError as error:
+        raise Fault(f"cannot read {file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise Fault(f"{file} is not UTF-8 text (byte {error.start})") from error
+
+
+def _attributes(channel: Channel) -> dict[str, object]:
+    from datetime import UTC, datetime
+
+    import uuid_utils
+
+    return {
+        "id": str(uuid_utils.uuid7()),
+        "source": "serverchange/cli",
+        "time": datetime.now(UTC),
+        "subject": channel,
+    }

@@ -1,0 +1,107 @@
+# ruff: noqa: PLC0415 - what one command needs is imported when it runs: --help and completion stay quick
+"""The command `serverchange`: names every command, imports what one needs only when it runs.
+
+Nothing but typer is imported at the top, so `--help` and completion stay quick. Commands raise a `Fault` for whatever
+a user may meet; `main` prints it on standard error and exits with the documented code (docs/cli.md).
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Final, NoReturn
+
+import typer
+
+from serverchange.cli import channels, checkout, topics
+from serverchange.cli.faults import CheckFault, Fault, UnavailableFault
+from serverchange.cli.processes import SERVICES, run_service, run_simulator
+from serverchange.cli.supervised import end_with_supervisor
+
+app = typer.Typer(
+    name="serverchange",
+    help="Tracks which chat cluster every channel lives on, and moves bot shards when a channel moves.",
+    epilog="Start with: serverchange demo",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RUN: Final = "Run"
+OPERATE: Final = "Operate"
+DEVELOP: Final = "Develop"
+
+
+@app.command(
+    rich_help_panel=RUN,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    epilog="Example: serverchange simulator --help",
+)
+def simulator(context: typer.Context) -> None:
+    """Run the chat platform in a box: clusters, APIs, a migration script, faults, a ledger of the truth."""
+    run_simulator(context.args)
+
+
+for _service in SERVICES:
+    app.command(
+        _service.command,
+        help=_service.does,
+        rich_help_panel=RUN,
+        epilog=f"Example: {_service.example}. Settings: serverchange settings",
+    )(run_service(_service))
+
+app.add_typer(topics.app, name="topics", rich_help_panel=OPERATE)
+app.add_typer(channels.app, name="channels", rich_help_panel=OPERATE)
+checkout.register(app, panel=DEVELOP)
+
+
+def main() -> NoReturn:
+    """Run the command line; never returns. Exit codes: `ExitCode` in `serverchange.adapters.process`."""
+    end_with_supervisor()
+    try:
+        app()
+    except Fault as fault:
+        _exit(str(fault), fault)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # `serverchange watch | head`: the reader has what it wanted
+        sys.stderr.close()
+        sys.exit(0)
+    except Exception as error:
+        if (known := _as_fault(error)) is None:
+            raise
+        _exit(str(known), known)
+    sys.exit(0)
+
+
+def _as_fault(error: Exception) -> Fault | None:
+    """Return the adapters' expected faults as ours; None for a bug. Their modules are loaded if they raised it."""
+    name = f"{type(error).__module__}.{type(error).__name__}"
+    if name == "serverchange.adapters.settings.SettingsError":
+        return SettingsFault(str(error))
+    if name in {"serverchange.events.Rejected", "serverchange.adapters.kafka.topics.TopicsError"}:
+        return Fault(str(error))
+    if name == "serverchange.embedded.errors.EmbeddedError":
+        return UnavailableFault(str(error))
+    if name.startswith(("kafka.errors.", "serverchange.adapters.kafka.publisher.")):
+        return UnavailableFault(f"Kafka: {error}. Is it running, and is SERVERCHANGE_KAFKA_BOOTSTRAP_SERVERS right?")
+    if name.startswith("psycopg.errors.") or name in {"psycopg.OperationalError", "psycopg_pool.PoolTimeout"}:
+        return UnavailableFault(f"PostgreSQL: {error}. Is it running, and is SERVERCHANGE_POSTGRES_DSN right?")
+    return None
+
+
+class SettingsFault(Fault):
+    """A setting is missing or wrong."""
+
+
+def _exit(message: str, fault: Fault) -> NoReturn:
+    from serverchange.adapters.process import ExitCode
+
+    code = ExitCode.USAGE
+    if isinstance(fault, UnavailableFault):
+        code = ExitCode.UNAVAILABLE
+    elif isinstance(fault, CheckFault):
+        code = ExitCode.CHECK_FAILED
+    elif isinstance(fault, SettingsFault):
+        code = ExitCode.SETTINGS
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(int(code))

@@ -1,0 +1,56 @@
+# ruff: noqa: PLC0415 - what one command needs is imported when it runs: --help and completion stay quick
+"""`serverchange topics`: makes the topics as the contracts say, or shows what that would do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from serverchange.cli.output import JsonOption, print_json, print_rows
+
+if TYPE_CHECKING:
+    from serverchange.adapters.kafka.topics import TopicPlan
+    from serverchange.adapters.settings import KafkaSettings
+
+app = typer.Typer(help="Make the Kafka topics as the contracts say.", no_args_is_help=True)
+
+
+@app.command(epilog="Example: SERVERCHANGE_KAFKA_PARTITIONS=12 serverchange topics apply")
+def apply(as_json: JsonOption = False) -> None:
+    """Make missing topics, set differing settings, never add partitions; safe to run at every deploy."""
+    from serverchange.adapters.kafka.topics import apply_topics
+
+    _print(apply_topics(_reachable_kafka()), as_json=as_json)
+
+
+@app.command(epilog="Example: serverchange topics plan --json")
+def plan(as_json: JsonOption = False) -> None:
+    """Show what `topics apply` would do."""
+    from serverchange.adapters.kafka.topics import plan_topics
+
+    _print(plan_topics(_reachable_kafka()), as_json=as_json)
+
+
+def _reachable_kafka() -> KafkaSettings:
+    from serverchange.adapters.settings import load_settings
+    from serverchange.cli.reach import check_kafka
+
+    settings = load_settings().kafka
+    check_kafka(settings)
+    return settings
+
+
+def _print(plans: list[TopicPlan], *, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            [
+                {"topic": one.name, "action": one.action, "partitions": one.partitions, "differs": list(one.differs)}
+                for one in plans
+            ]
+        )
+        return
+    print_rows(
+        ["topic", "action", "partitions", "differs"],
+        [(one.name, one.action, one.partitions, one.differs) for one in plans],
+    )
