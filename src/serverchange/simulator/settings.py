@@ -122,6 +122,10 @@ class SimulatorSettings(_Settings):
     """Number of channels, group channels included."""
     names: tuple[AccountField, ...] = ()
     """Logins for the first channels, the most popular first; the rest is made up."""
+    event_channels: Annotated[int, Field(ge=0)] | None = None
+    """How many of the most popular channels live on `event` at first; None: one in a hundred, at least one of 8."""
+    group_channels: Annotated[int, Field(ge=0)] | None = None
+    """How many of the last channels are group rooms; None: as above."""
     clusters: Annotated[tuple[ClusterField, ...], Field(min_length=1, max_length=32)] = CLUSTERS
     """Clusters that have servers; the default script needs these four."""
 
