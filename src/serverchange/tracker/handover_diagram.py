@@ -116,8 +116,8 @@ def handover_page() -> str:
     return (
         "# How a channel moves from link to link\n\n"
         "Made from the code by `python -m serverchange.tracker.handover_diagram`; do not edit. What the phases mean\n"
-        "and what always holds: `src/serverchange/tracker/handover.py`. Two clusters, `main` and `aws`, stand for any;\n"
-        "after two JOINs in vain there is an alarm here (three by default). A row may stand more than once where the\n"
+        "and what always holds: `src/serverchange/tracker/handover.py`. Two clusters, `main` and `aws`, stand for\n"
+        "all; after two JOINs in vain there is an alarm here (three by default). A row may stand twice where the\n"
         "outcome depends on what else is under way.\n\n"
         f"```mermaid\n{mermaid(table)}\n```\n\n"
         f"| in phase | event | next phase | commands |\n|---|---|---|---|\n{rows}\n"
