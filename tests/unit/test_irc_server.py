@@ -273,3 +273,10 @@ def test_a_decision_that_nobody_waits_for_is_the_carriers_bug():
     with pytest.raises(DialogueError):
         greeted().confirm_join("a", "1")
     assert greeted().state is ServerState.DECIDING
+
+
+def test_a_server_that_hangs_answers_no_ping():
+    server = ServerDialogue()
+    server.answers_pings = False
+    server.receive_data(b"PING :are you there\r\n")
+    assert server.data_to_send() == b""

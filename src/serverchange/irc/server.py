@@ -104,6 +104,7 @@ class ServerDialogue:
         anonymous: Whether that is a nameless reader.
         capabilities: Those that the client asked for and got; they decide which lines it may be sent.
         joined: Channels confirmed and not parted on this link.
+        answers_pings: Set it to False to play a server that hangs: it reads, and says nothing when asked.
     """
 
     def __init__(self) -> None:
@@ -112,6 +113,7 @@ class ServerDialogue:
         self.anonymous = False
         self.capabilities: frozenset[str] = frozenset()
         self.joined: set[Channel] = set()
+        self.answers_pings = True
         self._token: str | None = None
         self._buffer = LineBuffer(MAX_CLIENT_TAGS_BYTES + MAX_BODY_BYTES)
         self._outgoing: list[bytes] = []
@@ -335,6 +337,8 @@ class ServerDialogue:
             self._ask(InquireRequested(channel))
 
     def _on_ping(self, line: Line) -> None:
+        if not self.answers_pings:
+            return
         if line.params:
             self._send(format_line("PONG", SERVER_PREFIX, line.params[0], source=SERVER_PREFIX, trailing=True))
         else:

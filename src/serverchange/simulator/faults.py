@@ -91,8 +91,10 @@ class ClosedBeforeWelcome(_Fault):
     """Servers of which cluster; None: all."""
 
 
-class PingIgnored(_Fault):
-    """A server that answers no PING, like one that hangs."""
+class PingsIgnored(BaseModel):
+    """Servers that answer no PING, like one that hangs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     cluster: ClusterField | None = None
     """Servers of which cluster; None: all."""
@@ -109,7 +111,7 @@ class Faults(BaseModel):
     """JOINs without any answer."""
     closed_before_welcome: tuple[ClosedBeforeWelcome, ...] = ()
     """Logins that end in a closed connection."""
-    pings_ignored: tuple[PingIgnored, ...] = ()
+    pings_ignored: tuple[PingsIgnored, ...] = ()
     """PINGs without PONG."""
     notice_loss: Probability | None = None
     """Instead of the setting of that name."""
@@ -158,9 +160,9 @@ class FaultPlan:
             fault.cluster in {None, cluster} and self._strikes(fault) for fault in self._faults.closed_before_welcome
         )
 
-    def ignores_ping(self, cluster: Cluster) -> bool:
-        """Whether this PING gets no PONG."""
-        return any(fault.cluster in {None, cluster} and self._strikes(fault) for fault in self._faults.pings_ignored)
+    def ignores_pings(self, cluster: Cluster) -> bool:
+        """Whether the servers of `cluster` answer no PING."""
+        return any(fault.cluster in {None, cluster} for fault in self._faults.pings_ignored)
 
     def _strikes(self, fault: _Fault) -> bool:
         struck = self._struck.get(id(fault), 0)

@@ -95,6 +95,7 @@ class Network:
             unsent_bytes_max=self._settings.send_buffer_bytes_max,
             on_overflow=self._overflow,
         )
+        link.dialogue.answers_pings = not self._faults.ignores_pings(cluster)
         self.links[link.number] = link
         self._record(EntryKind.LINK_OPENED, link, detail=carrier.transport_name)
         return link
@@ -119,6 +120,11 @@ class Network:
         link.wake()
         if link.dialogue.must_close:
             self.close_link(link, "the dialogue ended")
+
+    def heed_faults(self) -> None:
+        """Let the open links follow the faults that are on now; call it when they have changed."""
+        for link in self.links.values():
+            link.dialogue.answers_pings = not self._faults.ignores_pings(link.cluster)
 
     def watch_links(self, now_s: float) -> None:
         """Send the PINGs that are due; close who did not answer the last one, or never logged in."""

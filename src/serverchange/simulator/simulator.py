@@ -195,6 +195,7 @@ class Simulator:
     def set_faults(self, faults: Faults) -> None:
         """Replace the faults that are on."""
         self.faults.replace(faults)
+        self.network.heed_faults()
 
     def links(
         self, *, link: int | None = None, cluster: Cluster | None = None, account: str | None = None
