@@ -9,8 +9,8 @@ The ledger hands out *leases*, small portions that a holder may spend within `LE
 - reported: what was spent, for one window from the report, since it was spent before that.
 
 The ledger's clock is PostgreSQL's; a holder counts the expiry on its own monotonic clock, from before it asked, so that
-no two clocks are ever compared. The SQL beside `adapters/postgres/budget.py` states this very rule; one suite
-(`tests/integration/test_budget.py`) compares the two on random histories.
+no two clocks are ever compared. The SQL beside `adapters/postgres/join_budget.py` states this very rule; one suite
+(`tests/integration/test_join_budget.py`) compares the two on random histories.
 """
 
 import math
