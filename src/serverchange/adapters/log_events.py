@@ -24,6 +24,7 @@ class LogEvent(StrEnum):
     POSTGRES_FOUND = "postgres.found"
     MIGRATION_APPLIED = "migration.applied"
     BATCH_APPLIED = "batch.applied"
+    BATCH_RETRIED = "batch.retried"
     BATCH_SPLIT = "batch.split"
     RECORD_REFUSED = "record.refused"
     LOG_HOLE_PASSED = "log_hole.passed"

@@ -129,6 +129,10 @@ class ChannelState:
         """The account asked for by the first service (in name order) that asked for one."""
         return next((wanting.account for wanting in self.wanting if wanting.account is not None), None)
 
+    def differs_only_in_seq(self, before: ChannelState) -> bool:
+        """Whether nothing but `seq` differs from `before`: the usual record, a lookup that agrees."""
+        return replace(before, seq=self.seq) == self
+
     @property
     def needs_lookup(self) -> bool:
         """Whether a lookup could settle or verify it: tracked, not pinned, no group room, not yet verified."""

@@ -164,12 +164,15 @@ async def lock_positions(connection: AsyncConnection, partitions: Iterable[int])
     return {row[0]: LogPosition(*row) for row in await cursor.fetchall()}
 
 
-async def load_channels(connection: AsyncConnection, channels: Sequence[str]) -> dict[tuple[int, str], ChannelState]:
-    """Return the states of those `channels` that have one, by (partition, channel)."""
-    if not channels:
-        return {}
-    cursor = await connection.execute(_SQL["load_channels"], {"channels": text_array(channels)})
-    return {(row[0], row[1]): parse_state(row)[1] for row in await cursor.fetchall()}
+async def load_channels(connection: AsyncConnection, channels: Sequence[str]) -> dict[int, dict[str, ChannelState]]:
+    """Return the states of those `channels` that have one, by partition and channel."""
+    found: dict[int, dict[str, ChannelState]] = {}
+    if channels:
+        cursor = await connection.execute(_SQL["load_channels"], {"channels": text_array(channels)})
+        for row in await cursor.fetchall():
+            partition, state = parse_state(row)
+            found.setdefault(partition, {})[state.channel] = state
+    return found
 
 
 async def load_states(

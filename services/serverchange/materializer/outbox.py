@@ -1,0 +1,388 @@
+"""The fenced outbox: publishes what the fold decided, in log order, exactly once to readers of committed records.
+
+One transactional producer a partition, strictly fence → read → publish → commit. Fencing (`init_transactions`) comes
+before reading, so that a worker which was paused and wakes late is refused by the broker instead of putting an old
+version behind a newer one, where compaction would make it the snapshot. The published offset of the log is committed
+for the group `outbox` in the same Kafka transaction: no repeats, no steps back. Where the group's offset has expired,
+the lower bound in Postgres is used, which may repeat, never skip.
+
+Once fenced, a partition is not started again without a newer assignment: two owners that fence each other in turn
+would publish nothing for good.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final
+
+import psycopg
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.errors import KafkaError, ProducerFenced
+from aiokafka.structs import TopicPartition
+
+from serverchange.adapters import metrics
+from serverchange.adapters.kafka.clients import make_async_consumer, make_async_producer
+from serverchange.adapters.kafka.log_identity import TopicIdentity
+from serverchange.adapters.kafka.topics import topic_name
+from serverchange.adapters.log_events import LogEvent
+from serverchange.adapters.logs import get_logger
+from serverchange.adapters.postgres import projection
+from serverchange.adapters.postgres.connections import AsyncConnection, connect
+from serverchange.adapters.postgres.projection import ChangeRow, DeadLetterRow
+from serverchange.adapters.settings import Settings
+from serverchange.events import (
+    KAFKA_HEADERS,
+    ChangedData,
+    ClusterChanged,
+    DeadLetter,
+    DeadLetterData,
+    change_id,
+    dead_letter_id,
+)
+from serverchange.materializer.fault_points import reach
+from serverchange.topics import CHANNEL_EVENTS, CLUSTER_CHANGES, DEAD_LETTERS
+
+_log = get_logger("outbox")
+
+OUTBOX_GROUP: Final = "outbox"
+AT_ONCE_MAX: Final = 8
+"""Kafka transactions under way at once: each waits on the broker, and more would only queue there."""
+
+TRANSACTION_TIMEOUT_MS: Final = 10_000
+"""A dead owner's open transaction holds back readers of committed records for no longer than this."""
+
+SWEEP_S: Final = 1.0
+"""How often partitions without a nudge are looked at: what a dead owner left, and retries after an error."""
+
+SOURCE: Final = "serverchange/materializer"
+
+
+@dataclass(slots=True)
+class _Owned:
+    """One partition of ours, in one assignment; once `fenced` it publishes nothing more in this assignment."""
+
+    partition: int
+    producer: AIOKafkaProducer | None = None
+    published: int = 0
+    fenced: bool = False
+    busy: bool = False
+    nudged: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    """One record to publish, and the offset of the log that caused it."""
+
+    offset: int
+    topic: str
+    key: bytes | None
+    value: bytes
+    kind: str = field(default="change")
+
+
+class Outbox:
+    """Publishes for the partitions of the present assignment. One task runs it (`run`)."""
+
+    def __init__(self, settings: Settings, topic: TopicIdentity) -> None:
+        self._settings = settings
+        self._topic = topic
+        self._owned: dict[int, _Owned] = {}
+        self._wake = asyncio.Event()
+        self._slots = asyncio.Semaphore(AT_ONCE_MAX)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._retired: set[asyncio.Task[None]] = set()
+        self._group = settings.kafka.topic_prefix + OUTBOX_GROUP
+        self._offsets: AIOKafkaConsumer | None = None
+        self._offsets_lock = asyncio.Lock()
+        self._connections: list[AsyncConnection] = []
+        self._failure: BaseException | None = None
+        self._owing: set[int] = set()
+        self.progressed_at = time.monotonic()
+
+    @property
+    def owed(self) -> int:
+        """How many partitions have something to publish."""
+        return len(self._owing)
+
+    def _settled(self, partition: int) -> None:
+        self._owing.discard(partition)
+        if not self._owing:
+            self.progressed_at = time.monotonic()
+
+    def assign(self, partitions: Iterable[int]) -> None:
+        """Take over `partitions` and no others: call at each new assignment, which also lifts a fence."""
+        for owned in self._owned.values():
+            self._retire(owned)
+        self._owned = {partition: _Owned(partition) for partition in partitions}
+        self._owing.clear()
+        self.progressed_at = time.monotonic()
+        self._wake.set()
+
+    def nudge(self, partitions: Iterable[int]) -> None:
+        """Say that the fold left something to publish for `partitions`."""
+        for partition in partitions:
+            if partition in self._owned:
+                self._owned[partition].nudged = True
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Publish until cancelled; errors of Kafka and Postgres are retried by the next sweep.
+
+        Raises:
+            Exception: a bug; the process must end.
+        """
+        try:
+            while True:
+                await self._start_rounds(await self._partitions_with_work())
+                if self._failure is not None:
+                    raise self._failure
+                try:
+                    async with asyncio.timeout(SWEEP_S):
+                        await self._wake.wait()
+                except TimeoutError:
+                    pass
+                self._wake.clear()
+        finally:
+            await self._close()
+
+    async def _partitions_with_work(self) -> list[int]:
+        nudged = [owned.partition for owned in self._owned.values() if owned.nudged]
+        return nudged or list(self._owned)
+
+    async def _start_rounds(self, partitions: Sequence[int]) -> None:
+        idle = [p for p in partitions if not (self._owned[p].busy or self._owned[p].fenced)]
+        if not idle:
+            return
+        try:
+            connection = await self._borrow()
+            try:
+                work = await projection.load_outbox_work(connection, idle)
+            finally:
+                self._give_back(connection)
+        except psycopg.OperationalError as error:
+            _log.warning(LogEvent.POSTGRES_LOST, part="outbox", error=str(error).strip())
+            return
+        for one in work:
+            owned = self._owned.get(one.partition)
+            if owned is None or owned.busy:
+                continue
+            owned.nudged = False
+            if one.newest is None or one.newest < max(one.published, owned.published):
+                self._settled(one.partition)
+                continue
+            self._owing.add(one.partition)
+            owned.busy = True
+            task = asyncio.create_task(self._round(owned, one.published), name=f"outbox-{one.partition}")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _round(self, owned: _Owned, lower_bound: int) -> None:
+        """Publish all that one partition owes; whatever goes wrong is left to the next sweep."""
+        try:
+            async with self._slots:
+                await self._publish_partition(owned, lower_bound)
+            self._settled(owned.partition)
+        except ProducerFenced:
+            _log.warning(LogEvent.OUTBOX_FENCED, partition=owned.partition)
+            owned.fenced = True
+            self._retire(owned)
+        except (KafkaError, psycopg.OperationalError, TimeoutError, OSError) as error:
+            _log.warning(LogEvent.KAFKA_LOST, part="outbox", partition=owned.partition, error=repr(error))
+            self._retire(owned)
+        except Exception as error:  # noqa: BLE001  (handed to `run`, which ends the process)
+            self._failure = error
+            self._wake.set()
+        finally:
+            owned.busy = False
+            if owned.nudged:
+                self._wake.set()
+
+    async def _publish_partition(self, owned: _Owned, lower_bound: int) -> None:
+        if owned.producer is None:
+            owned.producer, owned.published = await self._fence(owned.partition, lower_bound)
+        connection = await self._borrow()
+        try:
+            while owned.producer is not None:
+                messages = await self._read(connection, owned)
+                reach("outbox-read")
+                if not messages:
+                    break
+                await self._send(owned.producer, owned.partition, messages)
+                owned.published = messages[-1].offset + 1
+                self._count(messages)
+                reach("outbox-committed")
+            await projection.store_published(connection, owned.partition, owned.published)
+        finally:
+            self._give_back(connection)
+
+    async def _fence(self, partition: int, lower_bound: int) -> tuple[AIOKafkaProducer, int]:
+        """Refuse every earlier producer of this partition from now on; only then is the published offset final."""
+        producer = make_async_producer(
+            self._settings.kafka,
+            client_id=f"{self._settings.process.name}-outbox-{partition}",
+            transactional_id=f"{self._group}-{self._topic.topic_id}-{partition}",
+            transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
+        )
+        try:
+            await producer.start()
+            reach("outbox-fenced")
+            committed = await self._committed(partition)
+        except BaseException:
+            await producer.stop()
+            raise
+        return producer, max(committed or 0, lower_bound)
+
+    async def _committed(self, partition: int) -> int | None:
+        tp = TopicPartition(topic_name(self._settings.kafka, CHANNEL_EVENTS), partition)
+        async with self._offsets_lock:
+            if self._offsets is None:
+                self._offsets = await self._start_offsets()
+            committed: int | None = await self._offsets.committed(tp)
+        return committed
+
+    async def _start_offsets(self) -> AIOKafkaConsumer:
+        consumer = make_async_consumer(
+            self._settings.kafka, client_id=f"{self._settings.process.name}-outbox", group_id=self._group
+        )
+        try:
+            await consumer.start()
+        except BaseException:
+            await consumer.stop()
+            raise
+        return consumer
+
+    async def _read(self, connection: AsyncConnection, owned: _Owned) -> list[_Message]:
+        """Return the next messages in log order; never more than both queries cover, so none is overtaken."""
+        limit, since = self._settings.materializer.outbox_batch, owned.published
+        changes = await projection.load_unpublished_changes(connection, owned.partition, since, _NO_END, limit)
+        before = changes[-1].offset + 1 if len(changes) == limit else _NO_END
+        letters = await projection.load_unpublished_dead_letters(connection, owned.partition, since, before, limit)
+        if len(letters) == limit:
+            changes = [row for row in changes if row.offset <= letters[-1].offset]
+        messages = [self._change_message(row) for row in changes] + [self._letter_message(row) for row in letters]
+        return sorted(messages, key=lambda message: message.offset)
+
+    async def _send(self, producer: AIOKafkaProducer, partition: int, messages: Sequence[_Message]) -> None:
+        log = TopicPartition(topic_name(self._settings.kafka, CHANNEL_EVENTS), partition)
+        async with producer.transaction():
+            sent = [
+                await producer.send(message.topic, value=message.value, key=message.key, headers=list(KAFKA_HEADERS))
+                for message in messages
+            ]
+            await asyncio.gather(*sent)
+            reach("outbox-sent")
+            await producer.send_offsets_to_transaction({log: messages[-1].offset + 1}, self._group)
+
+    def _change_message(self, row: ChangeRow) -> _Message:
+        event = change_event(row)
+        topic = topic_name(self._settings.kafka, CLUSTER_CHANGES)
+        return _Message(row.offset, topic, event.subject.encode(), event.to_record())
+
+    def _letter_message(self, row: DeadLetterRow) -> _Message:
+        topic = topic_name(self._settings.kafka, DEAD_LETTERS)
+        return _Message(row.offset, topic, row.key, dead_letter_event(row).to_record(), "dead-letter")
+
+    def _count(self, messages: Sequence[_Message]) -> None:
+        changes = sum(message.kind == "change" for message in messages)
+        metrics.CHANGES_PUBLISHED.inc(changes)
+        self.progressed_at = time.monotonic()
+        _log.debug(LogEvent.OUTBOX_PUBLISHED, changes=changes, dead_letters=len(messages) - changes)
+
+    def _retire(self, owned: _Owned) -> None:
+        """Stop a partition's producer beside the work; a round that still uses it fails and is dropped."""
+        producer, owned.producer = owned.producer, None
+        if producer is not None:
+            task = asyncio.create_task(_stop_quietly(producer))
+            self._retired.add(task)
+            task.add_done_callback(self._retired.discard)
+
+    async def _borrow(self) -> AsyncConnection:
+        while self._connections:
+            connection = self._connections.pop()
+            if not connection.closed:
+                return connection
+        return await connect(self._settings.postgres, application=f"{self._settings.process.name} outbox")
+
+    def _give_back(self, connection: AsyncConnection) -> None:
+        if not connection.closed:
+            self._connections.append(connection)
+
+    async def _close(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for owned in self._owned.values():
+            self._retire(owned)
+        await asyncio.gather(*self._retired, return_exceptions=True)
+        if self._offsets is not None:
+            await self._offsets.stop()
+        for connection in self._connections:
+            await connection.close()
+
+
+_NO_END: Final = 2**63 - 1
+
+
+async def _stop_quietly(producer: AIOKafkaProducer) -> None:
+    try:
+        await producer.stop()
+    except (KafkaError, OSError, AssertionError):
+        # A producer that was fenced or lost its broker may refuse to stop; its sockets are closed all the same.
+        _log.debug(LogEvent.OUTBOX_FENCED, exc_info=True)
+
+
+def change_event(row: ChangeRow) -> ClusterChanged:
+    """Return the event of a change; the same row gives the same event and id, in any rebuild."""
+    change = row.change
+    since = _moment(change.since_ms)
+    return ClusterChanged(
+        id=change_id(change.channel, row.generation, change.version),
+        source=SOURCE,
+        time=since,
+        subject=change.channel,
+        data=ChangedData(
+            what=change.what,
+            previous=change.previous,
+            cluster=change.cluster,
+            generation=row.generation,
+            version=change.version,
+            since=since,
+            kind=change.kind,
+            labels=change.labels,
+            account=change.account,
+            evidence=change.evidence,
+        ),
+    )
+
+
+def dead_letter_event(row: DeadLetterRow) -> DeadLetter:
+    """Return the event of a dead letter; its id comes from where the record stands in the log."""
+    return DeadLetter(
+        id=dead_letter_id(row.topic_id, row.partition, row.offset),
+        source=SOURCE,
+        time=_moment(row.appended_ms),
+        subject=f"{row.topic}/{row.partition}/{row.offset}",
+        data=DeadLetterData(
+            reason=row.reason,
+            topic=row.topic,
+            topic_id=row.topic_id,
+            partition=row.partition,
+            offset=row.offset,
+            key_base64=_base64(row.key),
+            value_base64=_base64(row.value),
+            sqlstate=row.sqlstate,
+        ),
+    )
+
+
+def _moment(at_ms: int) -> datetime:
+    return datetime.fromtimestamp(at_ms / 1000, UTC)
+
+
+def _base64(data: bytes | None) -> str | None:
+    return None if data is None else base64.b64encode(data).decode()
