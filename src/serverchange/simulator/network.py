@@ -171,6 +171,8 @@ class Network:
         for event in events:
             if link.closed:
                 return
+            if link.dialogue.must_close and not isinstance(event, QuitRequested):
+                continue  # The client has quit in the same breath: nothing more may be said to it.
             match event:
                 case LoginRequested():
                     self._login(link, event)
