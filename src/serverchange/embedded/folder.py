@@ -67,11 +67,8 @@ class ServerFolder:
             EmbeddedError: A living process uses the folder; the message has its pid.
         """
         descriptor = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        deadline = time.monotonic() + LOCK_WAIT_S
         try:
-            while not _try_lock(descriptor):
-                self._check_holder(_read_pid(descriptor), give_up=time.monotonic() >= deadline or cancelled())
-                time.sleep(LOCK_POLL_S)
+            self._wait_for_lock(descriptor, cancelled)
             os.truncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         except BaseException:
@@ -79,21 +76,31 @@ class ServerFolder:
             raise
         return descriptor
 
+    def _wait_for_lock(self, descriptor: int, cancelled: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + LOCK_WAIT_S
+        while not _try_lock(descriptor):
+            self._check_holder(_read_pid(descriptor), out_of_time=time.monotonic() >= deadline)
+            if cancelled():
+                raise EmbeddedError(
+                    f"the wait for the {self.name} data folder was interrupted by a stop", todo="start it again"
+                )
+            time.sleep(LOCK_POLL_S)
+
     def disown(self) -> None:
         """Take our name off the lock after a stop, so that a successor waits for a last straggler, not fails."""
         with suppress(OSError):
             os.truncate(self._lock_file, 0)
 
-    def _check_holder(self, owner: int | None, *, give_up: bool) -> None:
+    def _check_holder(self, owner: int | None, *, out_of_time: bool) -> None:
         """Raise if the folder will not become free by waiting."""
-        if not give_up and (owner is None or not _is_alive(owner)):
-            return
         if owner == os.getpid():
             who = f"this process (pid {owner})"
-        elif owner is None:
-            who = f"a server that has not ended within {LOCK_WAIT_S:.0f} s"
-        else:
+        elif owner is not None and _is_alive(owner):
             who = f"the process with pid {owner}"
+        elif out_of_time:
+            who = f"a server that has not ended within {LOCK_WAIT_S:.0f} s; its owner is gone or in another container"
+        else:
+            return
         raise EmbeddedError(
             f"the {self.name} data folder {self.path} is in use by {who}",
             todo="stop that one first, or name another data folder",
@@ -166,4 +173,13 @@ def _is_alive(pid: int) -> bool:
         return False
     except PermissionError:
         return True
-    return True
+    return not _is_zombie(pid)
+
+
+def _is_zombie(pid: int) -> bool:
+    """Killed, but nobody waited for it: in a container with a careless first process it stays so for ever."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return False  # no /proc on this system, or it has gone just now
+    return status.rpartition(b")")[2].split()[0] in (b"Z", b"X")

@@ -79,8 +79,8 @@ def locked_kafka_version(jars: Sequence[LockedJar]) -> str:
 
 
 def missing_jars(jars: Sequence[LockedJar], cache: Path) -> list[LockedJar]:
-    """Jars of the lock that the cache does not hold."""
-    return [jar for jar in jars if not (cache / jar.relative_path).is_file()]
+    """Jars of the lock that the cache does not hold, or that we may not read there."""
+    return [jar for jar in jars if not os.access(cache / jar.relative_path, os.R_OK)]
 
 
 def verify_jars(jars: Sequence[LockedJar], cache: Path) -> None:
@@ -91,7 +91,7 @@ def verify_jars(jars: Sequence[LockedJar], cache: Path) -> None:
     """
     for jar in jars:
         path = cache / jar.relative_path
-        if not path.is_file():
+        if not os.access(path, os.R_OK):
             raise EmbeddedError(
                 f"Kafka's jar {jar.coordinate} is missing from {cache}",
                 todo="run `python -m serverchange.embedded.jars fetch` where the network can be reached",
