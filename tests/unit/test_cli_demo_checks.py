@@ -16,6 +16,8 @@ from serverchange.cli.demo.facts import (
     Stay,
     Stream,
 )
+from serverchange.cli.demo.options import DemoOptions
+from serverchange.cli.demo.report import explain, to_json
 from serverchange.cli.demo.timeline import Timeline, believed_timelines
 from serverchange.events import ChangeKind, Channel, ChannelKind, Cluster
 
@@ -247,3 +249,37 @@ def test_a_timeline_holds_each_step_until_the_next() -> None:
     timeline = Timeline.of([(2.0, AWS), (1.0, MAIN)])
     assert [timeline.at(at_s) for at_s in (0.5, 1.0, 1.9, 2.0)] == [None, MAIN, MAIN, AWS]
     assert (timeline.since(1.5), timeline.until(1.5)) == (1.0, 2.0)
+
+
+ASKED_FOR = {
+    *("channels", "moves", "changes", "state_mismatches", "mismatch_channel_seconds", "changes_missing"),
+    *("changes_out_of_order", "chat_sent", "chat_received", "duplicates", "lost_undetected", "lost_in_handover"),
+    *("lost_otherwise", "handover_ms", "detection_ms", "budget_violations", "unjoined_channels", "dead_letters"),
+    *("elapsed_s", "ok", "exposure_minutes"),
+}
+
+
+def test_the_json_report_has_every_documented_key() -> None:
+    findings = judge(good_run())
+    report = to_json(findings, check(findings), DemoOptions())
+    assert set(report) >= ASKED_FOR
+    assert report["ok"] is True
+    assert report["failed"] == []
+    assert set(report["handover_ms"]) == {"p50", "p99"}
+
+
+def test_a_failed_run_names_the_channel_and_who_says_what() -> None:
+    run = good_run()
+    wrong = replace(run, answers={**run.answers, FORSEN: Belief(None, "moving")})
+    (sentence,) = explain(judge(wrong))
+    assert sentence == ("forsen: truth aws, PostgreSQL aws (settled), API nowhere (moving), fold aws (settled)")
+
+
+def test_a_failed_run_names_lost_lines_and_rooms_and_budgets() -> None:
+    run = good_run()
+    wrong = replace(run, received=Counter({(FORSEN, 1): 1}), joined=frozenset({(XQC, MAIN)}), violations={"join": 2})
+    assert explain(judge(wrong)) == [
+        "forsen line 4, sent on aws at 12.000, is lost (it reached our link)",
+        "forsen is not joined where it lives",
+        "the platform counts 2 x join",
+    ]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 import typer
 
 from serverchange.cli.faults import Fault
-from serverchange.cli.output import JsonOption, note, print_json
+from serverchange.cli.output import JsonOption, note, print_json, quiet_logs
 
 if TYPE_CHECKING:
     from serverchange.events import Channel, ChannelEvent, ChannelKind
@@ -156,6 +156,7 @@ def publish(events: Sequence[ChannelEvent]) -> list[tuple[int, int]]:
     from serverchange.cli.reach import check_kafka
     from serverchange.topics import CHANNEL_EVENTS
 
+    quiet_logs()
     settings = load_settings().kafka
     check_kafka(settings)
 

@@ -8,7 +8,8 @@ a user may meet; `main` prints it on standard error and exits with the documente
 from __future__ import annotations
 
 import sys
-from typing import Final, NoReturn
+from pathlib import Path
+from typing import Annotated, Final, NoReturn
 
 import typer
 
@@ -26,9 +27,45 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+SEE: Final = "See it work"
 RUN: Final = "Run"
 OPERATE: Final = "Operate"
 DEVELOP: Final = "Develop"
+
+DataOption = Annotated[Path | None, typer.Option("--data", help="Folder of all data and logs.", show_default=False)]
+
+
+@app.command(rich_help_panel=SEE, epilog="Example: serverchange demo --channels 200 --seconds 30 --seed 7")
+def demo(
+    channels: Annotated[int, typer.Option(min=10, max=20_000, help="Channels of the simulated platform.")] = 500,
+    seed: Annotated[int, typer.Option(help="Decides who moves when; the same seed, the same migration.")] = 1,
+    seconds: Annotated[float, typer.Option(min=5, max=3_600, help="Real seconds that the two weeks take.")] = 60.0,
+    wrong_cluster: Annotated[
+        str, typer.Option(help="What a wrong cluster shows: silent, serverchange or clusterchange.")
+    ] = "serverchange",
+    data: DataOption = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the data folder afterwards.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="End with one JSON object on standard output.")] = False,
+) -> None:
+    """Watch two weeks of a cluster migration in a minute, on a real Kafka and a real PostgreSQL, and check it."""
+    from serverchange.cli.demo.options import DemoOptions
+    from serverchange.cli.demo.run import run_demo
+
+    raise typer.Exit(
+        run_demo(DemoOptions.parse(channels, seed, seconds, wrong_cluster, data, keep=keep, as_json=as_json))
+    )
+
+
+@app.command(rich_help_panel=RUN, epilog="Example: serverchange up --simulator --data .serverchange/up")
+def up(
+    simulator: Annotated[bool, typer.Option("--simulator", help="Run the simulated platform, too.")] = False,
+    number: Annotated[int, typer.Option("--channels", min=1, help="Channels of the simulated platform.")] = 500,
+    data: DataOption = None,
+) -> None:
+    """Run everything on this machine, supervised: Kafka, PostgreSQL and every service, until Ctrl-C."""
+    from serverchange.cli.up import UpOptions, run_up
+
+    raise typer.Exit(run_up(UpOptions(data or Path(".serverchange/up"), simulator, number)))
 
 
 @app.command(

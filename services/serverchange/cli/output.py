@@ -56,3 +56,11 @@ def _text(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return str(value)
+
+
+def quiet_logs() -> None:
+    """Let the adapters' log lines that a person at a terminal does not need go nowhere; warnings are shown."""
+    from serverchange.adapters.logs import configure_logs
+    from serverchange.adapters.settings import ProcessSettings
+
+    configure_logs(ProcessSettings(log_level="warning"), service="cli")

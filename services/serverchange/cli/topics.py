@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from serverchange.cli.output import JsonOption, print_json, print_rows
+from serverchange.cli.output import JsonOption, print_json, print_rows, quiet_logs
 
 if TYPE_CHECKING:
     from serverchange.adapters.kafka.topics import TopicPlan
@@ -36,6 +36,7 @@ def _reachable_kafka() -> KafkaSettings:
     from serverchange.adapters.settings import load_settings
     from serverchange.cli.reach import check_kafka
 
+    quiet_logs()
     settings = load_settings().kafka
     check_kafka(settings)
     return settings

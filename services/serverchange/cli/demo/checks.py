@@ -89,6 +89,7 @@ class Findings:
     budget_violations: Mapping[str, int]
     unjoined_channels: tuple[Channel, ...]
     dead_letters: int
+    api_unanswered: int
     exposure_ours_minutes: float
     exposure_round_robin_minutes: float
     elapsed_s: float
@@ -136,6 +137,7 @@ def judge(facts: Facts) -> Findings:
             channel for channel in facts.tracked if (channel, facts.truth[channel]) not in facts.joined
         ),
         dead_letters=facts.dead_letters,
+        api_unanswered=facts.api_unanswered,
         exposure_ours_minutes=round(exposure_minutes(facts, believed), 1),
         exposure_round_robin_minutes=round(exposure_minutes(facts, round_robin_timelines(facts)), 1),
         elapsed_s=round(facts.elapsed_s, 1),

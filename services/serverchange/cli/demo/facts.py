@@ -103,6 +103,7 @@ class Facts:
         violations: of the platform's budgets and manners, by kind.
         joined: (channel, cluster) that our readers' links are confirmed in at the end.
         mismatch_channel_seconds: channels that PostgreSQL had elsewhere than they were, summed over time.
+        api_unanswered: samples along the way to which the state API gave no answer.
         lookups: requests that the platform's API answered.
         started_s, ended_s: when the script began, and when the chat stopped.
         time_scale: simulated seconds a real second.
@@ -127,6 +128,7 @@ class Facts:
     violations: Mapping[str, int] = field(default_factory=dict)
     joined: frozenset[tuple[Channel, Cluster]] = frozenset()
     mismatch_channel_seconds: float = 0.0
+    api_unanswered: int = 0
     lookups: int = 0
     started_s: float = 0.0
     ended_s: float = 0.0
