@@ -132,6 +132,15 @@ def test_a_setting_it_does_not_know_shows_the_end_of_its_log(postgres: EmbeddedP
     assert any("no_such_setting" in line for line in caught.value.log_tail)
 
 
+def test_a_paused_server_is_stopped_all_the_same(postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serverchange.embedded.postgres.STOP_TIMEOUT_S", 0.2)
+    postgres.start()
+    process = psutil.Process(postgres.pid)
+    process.suspend()
+    postgres.stop()
+    assert not process.is_running()
+
+
 @as_root
 def test_as_root_it_runs_as_nobody_although_the_folder_above_is_private(postgres: EmbeddedPostgres) -> None:
     postgres.log_path.parent.mkdir(mode=0o700)

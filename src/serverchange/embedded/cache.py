@@ -27,7 +27,8 @@ def jar_cache_candidates(data_dir: Path) -> Iterator[Path]:
     home = os.environ.get("HOME")
     if home:
         yield Path(home) / ".cache" / "serverchange" / "jars"
-    yield Path(tempfile.gettempdir()) / f"serverchange-{os.getuid()}" / "jars"
+    # One level below the shared folder: above it only the sticky folder itself, which nobody can rename ours in.
+    yield Path(tempfile.gettempdir()) / f"serverchange-jars-{os.getuid()}"
     yield data_dir / "jars"
 
 

@@ -20,7 +20,7 @@ import tempfile
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,8 +39,9 @@ REPOSITORY_ENVIRONMENT = "SERVERCHANGE_MAVEN_REPOSITORY"
 DOWNLOADS_AT_ONCE = 6
 DOWNLOAD_TIMEOUT_S = 20
 """Longest silence of the repository; 45 MB in 46 files take 2 s on a fast line, and no file is over 7 MB."""
-CACHE_LOCK_TIMEOUT_S = 600
-"""Longest wait for another process that downloads into the same cache, on a slow line."""
+CACHE_LOCK_POLL_S = 1.0
+CACHE_LOCK_WAITS = 600
+"""How often to wait that long for another process that downloads into the same cache, perhaps on a slow line."""
 
 Progress = Callable[[str], None]
 
@@ -146,14 +147,14 @@ def _writable_cache(candidates: list[Path]) -> Path:
 
 def _fill(jars: Sequence[LockedJar], cache: Path, progress: Progress, cancelled: Callable[[], bool]) -> None:
     """Download what the cache lacks; one process at a time, the others find the work done."""
-    with _exclusive(cache):
+    with _exclusive(cache, cancelled):
         for stale in cache.glob(".staging-*"):
             shutil.rmtree(stale, ignore_errors=True)  # of a process that was killed
         wanted = missing_jars(jars, cache)
         if not wanted:
             return
         version = locked_kafka_version(load_lock())
-        progress(f"Kafka {version}: downloading {len(wanted)} jars (first start only) to {cache}")
+        progress(f"Kafka {version}: downloading {len(wanted)} of {len(jars)} jars (first start only) to {cache}")
         # Staged inside the cache so that the final rename stays on one file system.
         with tempfile.TemporaryDirectory(prefix=".staging-", dir=cache) as staging:
             try:
@@ -171,15 +172,24 @@ def _fill(jars: Sequence[LockedJar], cache: Path, progress: Progress, cancelled:
 
 
 @contextmanager
-def _exclusive(cache: Path) -> Iterator[None]:
-    try:
-        with FileLock(cache / ".lock", timeout=CACHE_LOCK_TIMEOUT_S):
-            yield
-    except Timeout as error:
+def _exclusive(cache: Path, cancelled: Callable[[], bool]) -> Iterator[None]:
+    """Hold the cache's lock; a wait for another process's download can be cancelled."""
+    lock = FileLock(cache / ".lock", timeout=CACHE_LOCK_POLL_S)
+    for _second in range(CACHE_LOCK_WAITS):
+        if cancelled():
+            raise EmbeddedError("the wait for the download of Kafka was interrupted", todo="start again")
+        with suppress(Timeout):
+            lock.acquire()
+            break
+    else:
         raise EmbeddedError(
-            f"another process has been downloading Kafka into {cache} for more than {CACHE_LOCK_TIMEOUT_S} s",
+            f"another process has been downloading Kafka into {cache} for {CACHE_LOCK_WAITS * CACHE_LOCK_POLL_S:.0f} s",
             todo="wait for it or end it, then start again",
-        ) from error
+        )
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _download(

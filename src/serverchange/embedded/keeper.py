@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _spawn(spec: dict[str, Any]) -> subprocess.Popen[bytes]:
-    with open(spec["log"], "ab") as log:  # noqa: PTH123 - pathlib doubles the start time of this script
+    with open(spec["log"], "ab") as log:  # noqa: PTH123 - spares the import of pathlib
         return subprocess.Popen(  # noqa: S603 - the owner's own command
             spec["command"],
             cwd=spec["cwd"],

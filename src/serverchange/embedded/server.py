@@ -195,7 +195,7 @@ class EmbeddedServer(ABC):
         self._server_pid = int(report["pid"])
 
     def stop(self) -> None:
-        """Stop the server cleanly, or by force after its limit; returns when no process of it is left. Idempotent."""
+        """Stop the server cleanly, or by force after its limit; returns when it is gone. Idempotent."""
         self._cancelled.set()
         with self._starting:
             self._end()
