@@ -7,16 +7,18 @@ Writes events to `channel-events` itself (WRITE on that topic is the trust bound
 from __future__ import annotations
 
 import asyncio
+import itertools
+import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from serverchange.cli.faults import Fault
-from serverchange.cli.output import JsonOption, note, print_json, quiet_logs
+from serverchange.cli.output import ApiOption, JsonOption, note, print_json, print_rows, quiet_logs
 
 if TYPE_CHECKING:
     from serverchange.events import Channel, ChannelEvent, ChannelKind
@@ -29,7 +31,15 @@ Names = Annotated[list[str], typer.Argument(help="Channels, with or without #.",
 ServiceOption = Annotated[str, typer.Option(help="Who wants them; a channel is tracked while any service does.")]
 LabelOption = Annotated[list[str] | None, typer.Option("--label", help="A label, e.g. partner; may be repeated.")]
 AccountOption = Annotated[str | None, typer.Option(help="Login of the account that is to join them.")]
-MakeEvent: TypeAlias = "Callable[[Channel], ChannelEvent]"
+ThroughApiOption = Annotated[
+    bool,
+    typer.Option(
+        "--through-api",
+        help="Ask the state API to write them; the token in SERVERCHANGE_CLIENT_TOKEN names the service.",
+    ),
+]
+TOKEN_VARIABLE: Final = "SERVERCHANGE_CLIENT_TOKEN"  # noqa: S105  (the name of a variable)
+LIST_COLUMNS: Final = ("channel", "cluster", "status", "since", "services", "labels")
 
 
 @app.command(epilog="Example: serverchange channels add forsen caedrel --service my-bot --label partner")
@@ -39,25 +49,41 @@ def add(
     label: LabelOption = None,
     group: Annotated[bool, typer.Option("--group", help="Group rooms: they never move.")] = False,
     account: AccountOption = None,
+    through_api: ThroughApiOption = False,
     as_json: JsonOption = False,
+    api: ApiOption = None,
 ) -> None:
     """Track channels for a service; said again, it replaces that service's labels."""
     from serverchange.events import ChannelKind
 
     kind = ChannelKind.GROUP if group else ChannelKind.CHAT
-    wanted = [(channel, tuple(label or ())) for channel in _parse_names(names)]
+    if through_api:
+        body = {"channels": parse_names(names), "labels": label or [], "kind": kind.value, "account": account}
+        _send("POST", body, as_json=as_json, api=api)
+        return
+    wanted = [(channel, tuple(label or ())) for channel in parse_names(names)]
     _write([tracked(channel, service, labels, kind, account) for channel, labels in wanted], as_json=as_json)
 
 
 @app.command(epilog="Example: serverchange channels remove forsen --service my-bot")
-def remove(names: Names, service: ServiceOption = "cli", as_json: JsonOption = False) -> None:
+def remove(
+    names: Names,
+    service: ServiceOption = "cli",
+    through_api: ThroughApiOption = False,
+    as_json: JsonOption = False,
+    api: ApiOption = None,
+) -> None:
     """A service no longer wants these channels; others may still."""
     from serverchange.events import ChannelUntracked, UntrackedData
+
+    if through_api:
+        _send("DELETE", {"channels": parse_names(names)}, as_json=as_json, api=api)
+        return
 
     def event(channel: Channel) -> ChannelEvent:
         return ChannelUntracked(**_attributes(channel), data=UntrackedData(service=service))
 
-    _write([event(channel) for channel in _parse_names(names)], as_json=as_json)
+    _write([event(channel) for channel in parse_names(names)], as_json=as_json)
 
 
 @app.command("import", epilog="Example: serverchange channels import channels.txt --service my-bot")
@@ -86,7 +112,7 @@ def pin(
 
     if not re.fullmatch(CLUSTER_PATTERN, cluster):
         raise Fault(f"{cluster[:40]!r} is not a cluster: expected letters, digits, - and _ (lower case), e.g. aws")
-    (channel,) = _parse_names([name])
+    (channel,) = parse_names([name])
     event = ChannelPinned(**_attributes(channel), data=PinnedData(cluster=Cluster(cluster)))
     _write([event], as_json=as_json)
 
@@ -96,8 +122,27 @@ def unpin(name: Annotated[str, typer.Argument(metavar="CHANNEL")], as_json: Json
     """Take the operator's word back; a lookup decides."""
     from serverchange.events import ChannelUnpinned, UnpinnedData
 
-    (channel,) = _parse_names([name])
+    (channel,) = parse_names([name])
     _write([ChannelUnpinned(**_attributes(channel), data=UnpinnedData())], as_json=as_json)
+
+
+@app.command("list", epilog="Example: serverchange channels list --cluster main --label partner --json")
+def list_(
+    cluster: Annotated[str | None, typer.Option(help="Only channels there.")] = None,
+    label: Annotated[str | None, typer.Option(help="Only channels with this label.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many.", show_default=False)] = None,
+    as_json: JsonOption = False,
+    api: ApiOption = None,
+) -> None:
+    """List the tracked channels in order of name, by the state API; --json prints one object a line."""
+    from serverchange.cli.api import Api
+
+    found = itertools.islice(Api(api).pages("/channels", "channels", cluster=cluster, label=label), limit)
+    if as_json:
+        for one in found:
+            print_json(one)
+    else:
+        print_rows(LIST_COLUMNS, ([one[column] for column in LIST_COLUMNS] for one in found))
 
 
 def tracked(
@@ -180,13 +225,29 @@ def _write(events: Sequence[ChannelEvent], *, as_json: bool) -> None:
         note(f"{len(places)} {'event' if len(places) == 1 else 'events'} written")
 
 
-def _parse_names(names: Iterable[str]) -> list[Channel]:
+def parse_names(names: Iterable[str]) -> list[Channel]:
+    """Return the channels that people typed, each once.
+
+    Raises:
+        Fault: one of them is not a channel.
+    """
     from serverchange.events import Rejected, parse_channel
 
     try:
         return list(dict.fromkeys(parse_channel(name) for name in names))
     except Rejected as error:
         raise Fault(str(error)) from error
+
+
+def _send(method: str, body: dict[str, object], *, as_json: bool, api: str | None) -> None:
+    """Have the state API write the events, with the token of the environment: argv is for everyone to see."""
+    from serverchange.cli.api import Api
+
+    token = os.environ.get(TOKEN_VARIABLE)
+    if not token:
+        raise Fault(f"set {TOKEN_VARIABLE} to a write token of the state API (serverchange up keeps one in api-token)")
+    answer = Api(api).send(method, "/channels", body, token=token)
+    print_json(answer) if as_json else note(f"{answer['accepted']} accepted at {answer['position']}")
 
 
 def _read_lines(file: Path) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Annotated, Final, NoReturn
 
 import typer
 
-from serverchange.cli import channels, checkout, topics
+from serverchange.cli import answers, channels, checkout, topics
 from serverchange.cli.faults import CheckFault, Fault, UnavailableFault
 from serverchange.cli.processes import SERVICES, run_service, run_simulator
 from serverchange.cli.supervised import end_with_supervisor
@@ -29,6 +29,7 @@ app = typer.Typer(
 
 SEE: Final = "See it work"
 RUN: Final = "Run"
+ASK: Final = "Ask"
 OPERATE: Final = "Operate"
 DEVELOP: Final = "Develop"
 
@@ -88,6 +89,7 @@ for _service in SERVICES:
 
 app.add_typer(topics.app, name="topics", rich_help_panel=OPERATE)
 app.add_typer(channels.app, name="channels", rich_help_panel=OPERATE)
+answers.register(app, panel=ASK)
 checkout.register(app, panel=DEVELOP)
 
 

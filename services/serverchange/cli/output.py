@@ -12,6 +12,16 @@ import typer
 
 JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
+ApiOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--api",
+        envvar="SERVERCHANGE_CLIENT_API",
+        help="Base URL of the state API; by default where the settings say that it listens.",
+        show_default=False,
+    ),
+]
+
 
 def print_json(value: Any) -> None:
     """Print one value as one line of JSON."""
