@@ -13,9 +13,10 @@ the penalty from route flap damping (RFC 2439, section 4.2).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from serverchange.events import (
     GROUP_CLUSTER,
@@ -51,6 +52,9 @@ PENALTY_HALF_LIFE_MS: Final = 900_000
 FLAPPING_ABOVE: Final = 2_500
 """RFC 2439's example values: a penalty of 1,000 a flap, a half-life of 15 minutes, suppressed above 2.5 flaps."""
 
+PENALTY_MAX: Final = 20_000
+"""RFC 2439 bounds it, too, so that a channel that settles is believed again: here within three quarters of an hour."""
+
 EVIDENCE_MAX: Final = 8
 """Ids of deciding events kept with a belief: a notice and its doubts are at most four."""
 
@@ -76,9 +80,10 @@ class Wanting:
     account: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ChannelState:
+class ChannelState(NamedTuple):
     """All that the fold knows of one channel.
+
+    A tuple, since the fold makes one for each record: `dataclasses.replace` took 3.8 of 9.2 microseconds a record.
 
     Attributes:
         seq: records with this key folded so far, whatever they held.
@@ -131,7 +136,7 @@ class ChannelState:
 
     def differs_only_in_seq(self, before: ChannelState) -> bool:
         """Whether nothing but `seq` differs from `before`: the usual record, a lookup that agrees."""
-        return replace(before, seq=self.seq) == self
+        return self[2:] == before[2:] and self.channel == before.channel
 
     @property
     def needs_lookup(self) -> bool:
@@ -182,7 +187,7 @@ def fold(state: ChannelState | None, event: ChannelEvent | Rejected, appended_at
         if not isinstance(event, ChannelTracked):
             return Folded(None)
         state = ChannelState(channel=event.subject, status=Status.UNTRACKED)
-    state = replace(state, seq=state.seq + 1)
+    state = ChannelState(state[0], state[1] + 1, *state[2:])  # seq + 1, four times as fast as `_replace`
     if isinstance(event, Rejected):
         return Folded(state, refused=str(event))
     if isinstance(event, ClusterObserved) and event.data.asked_after >= state.seq:
@@ -193,9 +198,21 @@ def fold(state: ChannelState | None, event: ChannelEvent | Rejected, appended_at
     if isinstance(event, ChannelTracked) and _too_many_services(state, event.data.service):
         return Folded(state, refused=f"more than {SERVICES_MAX} services want this channel")
     if event.room_id is not None and event.room_id != state.room_id:
-        state = replace(state, room_id=event.room_id)
+        state = state._replace(room_id=event.room_id)
     after, change = _fold_event(state, event, appended_at_ms)
     return Folded(after, change)
+
+
+def _fold_event(state: ChannelState, event: ChannelEvent, at_ms: int) -> _Step:
+    kind = type(event)
+    if kind in _WANTS or (state.tracked and (kind in _ORDERS or _is_judged_by_evidence(state))):
+        return _STEPS[kind](state, event, at_ms)
+    return state, None
+
+
+def _is_judged_by_evidence(state: ChannelState) -> bool:
+    """Whether lookups and notices count: an operator's word and a group room are above them."""
+    return state.pinned is None and state.kind is not ChannelKind.GROUP
 
 
 def penalty_at(state: ChannelState, now_ms: int) -> float:
@@ -214,33 +231,11 @@ def would_alter(state: ChannelState | None, event: ChannelEvent, appended_at_ms:
     if state is None:
         return isinstance(event, ChannelTracked)
     after = fold(state, event, appended_at_ms).state
-    return after is not None and replace(after, seq=state.seq) != state
-
-
-def _fold_event(state: ChannelState, event: ChannelEvent, at_ms: int) -> _Step:
-    match event:
-        case ChannelTracked():
-            return _track(state, event, at_ms)
-        case ChannelUntracked():
-            return _untrack(state, event, at_ms)
-        case _ if not state.tracked:
-            return state, None
-        case ChannelPinned():
-            return _pin(state, event, at_ms)
-        case ChannelUnpinned():
-            return _unpin(state, event, at_ms)
-        case _ if state.pinned is not None or state.kind is ChannelKind.GROUP:
-            return state, None
-        case ClusterObserved():
-            return _observe(state, event, at_ms)
-        case ServerChangeReceived():
-            return _notice(state, event, at_ms)
-        case ChannelDoubted():
-            return _doubt(state, event)
+    return after is not None and after._replace(seq=state.seq) != state
 
 
 def _publish(state: ChannelState, what: ChangeKind, previous: Cluster | None) -> _Step:
-    state = replace(state, version=state.version + 1)
+    state = state._replace(version=state.version + 1)
     change = Change(
         channel=state.channel,
         what=what,
@@ -267,8 +262,7 @@ def _track(state: ChannelState, event: ChannelTracked, at_ms: int) -> _Step:
     wanting = tuple(sorted([*others, mine], key=lambda one: one.service))
     if state.tracked:
         return _relabel(state, wanting, event.id)
-    state = replace(
-        state,
+    state = state._replace(
         wanting=wanting,
         known_after=state.seq,
         status=Status.UNKNOWN,
@@ -282,18 +276,18 @@ def _track(state: ChannelState, event: ChannelTracked, at_ms: int) -> _Step:
         evidence=(event.id,),
     )
     if data.kind is ChannelKind.GROUP:
-        state = replace(state, status=Status.SETTLED, cluster=GROUP_CLUSTER, verified=True, since_ms=at_ms)
+        state = state._replace(status=Status.SETTLED, cluster=GROUP_CLUSTER, verified=True, since_ms=at_ms)
         return _publish(state, ChangeKind.FIRST_SEEN, None)
     return state, None
 
 
 def _relabel(state: ChannelState, wanting: tuple[Wanting, ...], event_id: str) -> _Step:
-    after = replace(state, wanting=wanting)
+    after = state._replace(wanting=wanting)
     same = after.labels == state.labels and after.account == state.account
     if same or state.cluster is None:
         return after, None
-    published, change = _publish(replace(after, evidence=(event_id,)), ChangeKind.LABELLED, state.cluster)
-    return replace(published, evidence=state.evidence), change
+    published, change = _publish(after._replace(evidence=(event_id,)), ChangeKind.LABELLED, state.cluster)
+    return published._replace(evidence=state.evidence), change
 
 
 def _untrack(state: ChannelState, event: ChannelUntracked, at_ms: int) -> _Step:
@@ -302,8 +296,7 @@ def _untrack(state: ChannelState, event: ChannelUntracked, at_ms: int) -> _Step:
         return state, None
     if wanting:
         return _relabel(state, wanting, event.id)
-    after = replace(
-        state,
+    after = state._replace(
         wanting=(),
         status=Status.UNTRACKED,
         verified=False,
@@ -314,14 +307,13 @@ def _untrack(state: ChannelState, event: ChannelUntracked, at_ms: int) -> _Step:
     )
     if state.cluster is None:
         return after, None
-    return _publish(replace(after, since_ms=at_ms), ChangeKind.UNTRACKED, state.cluster)
+    return _publish(after._replace(since_ms=at_ms), ChangeKind.UNTRACKED, state.cluster)
 
 
 def _pin(state: ChannelState, event: ChannelPinned, at_ms: int) -> _Step:
     """Believe the operator. The pin is no move of the platform's, so what was left before is forgotten."""
     before = state.cluster
-    after = replace(
-        state,
+    after = state._replace(
         pinned=event.data.cluster,
         status=Status.SETTLED,
         cluster=event.data.cluster,
@@ -335,30 +327,31 @@ def _pin(state: ChannelState, event: ChannelPinned, at_ms: int) -> _Step:
     if before == after.cluster:
         return after, None
     what = ChangeKind.FIRST_SEEN if before is None else ChangeKind.MOVED
-    return _publish(replace(after, since_ms=at_ms), what, before)
+    return _publish(after._replace(since_ms=at_ms), what, before)
 
 
 def _unpin(state: ChannelState, event: ChannelUnpinned, at_ms: int) -> _Step:
     if state.pinned is None:
         return state, None
-    after = replace(state, pinned=None, doubts=0, known_after=state.seq)
+    after = state._replace(pinned=None, doubts=0, known_after=state.seq)
     if state.kind is not ChannelKind.GROUP:
         return after, None
-    after = replace(after, cluster=GROUP_CLUSTER, verified=True, evidence=(event.id,))
+    after = after._replace(cluster=GROUP_CLUSTER, verified=True, evidence=(event.id,))
     if state.cluster == GROUP_CLUSTER:
         return after, None
-    return _publish(replace(after, since_ms=at_ms), ChangeKind.MOVED, state.cluster)
+    return _publish(after._replace(since_ms=at_ms), ChangeKind.MOVED, state.cluster)
 
 
 def _observe(state: ChannelState, event: ClusterObserved, at_ms: int) -> _Step:
     seen = event.data.cluster
     if event.data.asked_after < state.known_after:
         contradicts = state.status is Status.SETTLED and seen != state.cluster
-        return (replace(state, verified=False) if contradicts else state), None
+        return (state._replace(verified=False) if contradicts else state), None
     if _is_doubtful(state, seen, at_ms):
         return _count_doubt(state, event, at_ms)
     if seen == state.cluster and state.status is Status.SETTLED:
-        return replace(state, verified=True, doubts=0), None
+        agreed = state.verified and not state.doubts
+        return (state if agreed else state._replace(verified=True, doubts=0)), None
     return _move(state, seen, (*state.evidence, event.id) if state.status is Status.MOVING else (event.id,), at_ms)
 
 
@@ -373,11 +366,11 @@ def _is_doubtful(state: ChannelState, seen: Cluster, at_ms: int) -> bool:
 def _count_doubt(state: ChannelState, event: ClusterObserved, at_ms: int) -> _Step:
     evidence = (*state.evidence, event.id)[-EVIDENCE_MAX:]
     if state.doubts + 1 < DOUBTS_TO_DECIDE:
-        doubted = replace(state, doubts=state.doubts + 1, verified=False, known_after=state.seq, evidence=evidence)
+        doubted = state._replace(doubts=state.doubts + 1, verified=False, known_after=state.seq, evidence=evidence)
         return doubted, None
     if state.status is Status.MOVING:
-        settled = replace(
-            state, status=Status.SETTLED, verified=True, doubts=0, known_after=state.seq, evidence=evidence
+        settled = state._replace(
+            status=Status.SETTLED, verified=True, doubts=0, known_after=state.seq, evidence=evidence
         )
         return settled, None
     return _move(state, event.data.cluster, evidence, at_ms)
@@ -386,8 +379,7 @@ def _count_doubt(state: ChannelState, event: ClusterObserved, at_ms: int) -> _St
 def _move(state: ChannelState, to: Cluster, evidence: tuple[str, ...], at_ms: int) -> _Step:
     """Believe `to` from now on; unverified, until a lookup asked after this record agrees."""
     before = state.cluster
-    after = replace(
-        state,
+    after = state._replace(
         status=Status.SETTLED,
         cluster=to,
         left_cluster=before,
@@ -400,8 +392,8 @@ def _move(state: ChannelState, to: Cluster, evidence: tuple[str, ...], at_ms: in
     )
     if before is None:
         return _publish(after, ChangeKind.FIRST_SEEN, None)
-    penalty = round(penalty_at(state, at_ms)) + PENALTY_PER_MOVE
-    return _publish(replace(after, penalty=penalty, penalty_at_ms=at_ms), ChangeKind.MOVED, before)
+    penalty = min(PENALTY_MAX, round(penalty_at(state, at_ms)) + PENALTY_PER_MOVE)
+    return _publish(after._replace(penalty=penalty, penalty_at_ms=at_ms), ChangeKind.MOVED, before)
 
 
 def _notice(state: ChannelState, event: ServerChangeReceived, at_ms: int) -> _Step:
@@ -412,8 +404,7 @@ def _notice(state: ChannelState, event: ServerChangeReceived, at_ms: int) -> _St
     target = None if data.target in {GROUP_CLUSTER, data.heard_on} else data.target
     if target is not None and data.believed_version == state.version:
         return _move(state, target, (event.id,), at_ms)
-    moving = replace(
-        state,
+    moving = state._replace(
         status=Status.MOVING,
         verified=False,
         doubts=0,
@@ -423,11 +414,28 @@ def _notice(state: ChannelState, event: ServerChangeReceived, at_ms: int) -> _St
     return moving, None
 
 
-def _doubt(state: ChannelState, event: ChannelDoubted) -> _Step:
+def _doubt(state: ChannelState, event: ChannelDoubted, _at_ms: int) -> _Step:
     """Ask for a lookup. While one is wanted already a further doubt must not make the answers under way stale."""
     if not state.verified:
         return state, None
-    doubted = replace(
-        state, verified=False, known_after=state.seq, evidence=(*state.evidence, event.id)[-EVIDENCE_MAX:]
+    doubted = state._replace(
+        verified=False, known_after=state.seq, evidence=(*state.evidence, event.id)[-EVIDENCE_MAX:]
     )
     return doubted, None
+
+
+_WANTS: Final = frozenset({ChannelTracked, ChannelUntracked})
+"""Heeded whatever the state: they decide whether the channel is tracked at all."""
+
+_ORDERS: Final = frozenset({ChannelPinned, ChannelUnpinned})
+"""Heeded for every tracked channel."""
+
+_STEPS: Final[dict[type[ChannelEvent], Callable[[ChannelState, Any, int], _Step]]] = {
+    ChannelTracked: _track,
+    ChannelUntracked: _untrack,
+    ChannelPinned: _pin,
+    ChannelUnpinned: _unpin,
+    ClusterObserved: _observe,
+    ServerChangeReceived: _notice,
+    ChannelDoubted: _doubt,
+}
