@@ -79,6 +79,9 @@ JVM_FLAGS = (
     "-XX:TieredStopAtLevel=1",  # half the start time; the broker is never the slow part here
     "-XX:-UsePerfData",  # no file in the machine's temporary folder
     "-XX:+ExitOnOutOfMemoryError",  # a broker that lost a thread would look alive
+    # Kafka 4.3 unmaps its index files and loads its codecs in ways that Java 25 warns of at each start.
+    "--sun-misc-unsafe-memory-access=allow",
+    "--enable-native-access=ALL-UNNAMED",
     "-XX:ErrorFile=kafka-jvm-crash.log",
     "-Djava.awt.headless=true",
     "-Djava.io.tmpdir=tmp",

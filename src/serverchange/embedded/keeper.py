@@ -23,6 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 PR_SET_PDEATHSIG = 1
@@ -53,7 +54,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _spawn(spec: dict[str, Any]) -> subprocess.Popen[bytes]:
-    with open(spec["log"], "ab") as log:  # noqa: PTH123 - spares the import of pathlib
+    with Path(spec["log"]).open("ab") as log:
         return subprocess.Popen(  # noqa: S603 - the owner's own command
             spec["command"],
             cwd=spec["cwd"],

@@ -134,10 +134,10 @@ class EmbeddedPostgres(EmbeddedServer):
     def _is_ready(self) -> bool:
         """The postmaster writes its state into the eighth line of its pid file (``pg_ctl`` waits for the same)."""
         try:
-            lines = (self._data / "postmaster.pid").read_text("ascii").splitlines()
+            lines = (self._data / "postmaster.pid").read_bytes().splitlines()  # one holds the folder's path
         except FileNotFoundError:
             return False
-        return len(lines) >= 8 and lines[7].strip() == "ready"
+        return len(lines) >= 8 and lines[7].strip() == b"ready"
 
 
 def _environment() -> dict[str, str]:
