@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from serverchange.adapters.postgres.connections import AsyncConnection
 from serverchange.adapters.postgres.sql import queries
@@ -47,7 +47,7 @@ async def grant_lease(
     Raises:
         psycopg.Error: the database is away; nothing may be sent then.
     """
-    parameters = {
+    parameters: dict[str, Any] = {
         "account": account,
         "kind": kind.value,
         "holder": holder,

@@ -1,0 +1,142 @@
+"""The links and the waiting JOINs of one cluster, and which JOIN goes onto which link. Decides, sends nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from serverchange.adapters.hosts import Server
+from serverchange.adapters.links import Link
+from serverchange.events import Channel, Cluster
+from serverchange.tracker.handover_words import Join, LinkId
+
+OPENING_MAX: Final = 8
+"""Links of one cluster being opened at once: a server that is slow to welcome must not collect hundreds."""
+
+BACKOFF_S: Final = 0.5
+BACKOFF_MAX_S: Final = 30.0
+"""Wait after a link that was not welcomed, doubled each time: half a minute at most, so that a cluster which comes back
+is used within one (a remembered dead host was once tried for 14 hours: tatsuworks/gateway 87)."""
+
+
+@dataclass(slots=True, eq=False)
+class FleetLink:
+    """One link and what the fleet keeps of it.
+
+    Attributes:
+        channels: those whose handover names this link: they are told when it ends.
+        in_flight: channel → ticket of JOINs handed to the link whose bytes have not left.
+        welcomed: it has logged in.
+        empty_since: since when no channel needs it.
+    """
+
+    id: LinkId
+    link: Link
+    server: Server
+    channels: set[Channel] = field(default_factory=set)
+    in_flight: dict[Channel, int] = field(default_factory=dict)
+    welcomed: bool = False
+    leaving: bool = False
+    empty_since: float | None = None
+
+    def room(self, channels_per_link: int) -> int:
+        """How many channels may still be joined here."""
+        if not self.link.ready or self.leaving:
+            return 0
+        return channels_per_link - self.link.channel_count
+
+
+class FleetCluster:
+    """One cluster as a fleet uses it.
+
+    Attributes:
+        links: all that are open or being opened.
+        wake: set whenever the pump has something to look at.
+        failures: links in a row that were not welcomed.
+        closed_until: no link is opened before this time (the loop's clock).
+    """
+
+    def __init__(self, name: Cluster, channels_per_link: int) -> None:
+        self.name = name
+        self.links: dict[LinkId, FleetLink] = {}
+        self.wake = asyncio.Event()
+        self.failures = 0
+        self.closed_until = 0.0
+        self.opening = 0
+        self._channels_per_link = channels_per_link
+        self._urgent: dict[Channel, Join] = {}
+        self._waiting: dict[Channel, Join] = {}
+
+    @property
+    def waiting(self) -> int:
+        """JOINs that wait for a link or for budget."""
+        return len(self._urgent) + len(self._waiting)
+
+    def wish(self, channel: Channel, join: Join, *, urgent: bool) -> None:
+        """Add a JOIN, in place of the channel's earlier one. Urgent ones (live channels) go first."""
+        self.withdraw(channel)
+        (self._urgent if urgent else self._waiting)[channel] = join
+        self.wake.set()
+
+    def withdraw(self, channel: Channel) -> None:
+        """Forget the channel's JOIN."""
+        self._urgent.pop(channel, None)
+        self._waiting.pop(channel, None)
+
+    def first_waiting(self) -> Channel | None:
+        """A channel whose JOIN waits, or None."""
+        return next((channel for channel, _ in self._in_order()), None)
+
+    def hurry(self, channel: Channel) -> None:
+        """The channel went live: its JOIN, if one waits, goes first."""
+        if (join := self._waiting.pop(channel, None)) is not None:
+            self._urgent[channel] = join
+
+    def plan(self, limit: int) -> dict[LinkId, list[tuple[Channel, Join]]]:
+        """Choose links for at most `limit` waiting JOINs, in order of urgency; nothing is taken out yet.
+
+        Links are filled one after the other, the fullest first, so that few are needed.
+        """
+        rooms = {id_: room for id_, one in self.links.items() if (room := one.room(self._channels_per_link)) > 0}
+        order = sorted(rooms, key=rooms.__getitem__)
+        planned: dict[LinkId, list[tuple[Channel, Join]]] = {}
+        count = 0
+        for channel, join in self._in_order():
+            if count == limit or not order:
+                break
+            chosen = next((id_ for id_ in order if id_ not in join.exclude), None)
+            if chosen is None:
+                continue
+            planned.setdefault(chosen, []).append((channel, join))
+            count += 1
+            rooms[chosen] -= 1
+            if rooms[chosen] == 0:
+                order.remove(chosen)
+        return planned
+
+    def links_needed(self) -> int:
+        """How many more links to open for the JOINs that no link has room for."""
+        placeable = sum(len(joins) for joins in self.plan(self.waiting).values())
+        unplaced = self.waiting - placeable
+        coming = self.opening + sum(1 for one in self.links.values() if not one.welcomed)
+        needed = math.ceil(unplaced / self._channels_per_link) - coming
+        return max(0, min(needed, OPENING_MAX - coming))
+
+    def welcomed(self) -> None:
+        """A link has logged in: the servers are well."""
+        self.failures = 0
+        self.closed_until = 0.0
+        self.wake.set()
+
+    def failed(self, now: float, jitter: float) -> None:
+        """A link was not welcomed: wait, with `jitter` in [0, 1) so that a fleet does not come back as one."""
+        self.failures += 1
+        pause_s = min(BACKOFF_MAX_S, BACKOFF_S * 2.0 ** min(self.failures - 1, 10))
+        self.closed_until = now + pause_s * (0.5 + jitter / 2)
+
+    def _in_order(self) -> Iterable[tuple[Channel, Join]]:
+        yield from self._urgent.items()
+        yield from self._waiting.items()
