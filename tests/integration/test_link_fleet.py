@@ -280,7 +280,7 @@ async def test_a_doubt_that_a_lookup_dispels_ends_with_the_new_side() -> None:
         on.simulator.move(FORSEN, AWS)
         on.fleet.lookup_agreed(FORSEN)
         await on.hearer.until(lambda: (Cause.MOVED, Outcome.DONE) in on.outcomes(FORSEN))
-        assert on.joined(FORSEN) == [AWS]
+        assert [side.cluster for side in on.fleet.state(FORSEN).sides] == [AWS]
 
 
 async def test_an_unwanted_channel_is_parted() -> None:
