@@ -528,3 +528,43 @@ async def test_a_websocket_speaks_the_subprotocol_irc(scheme: str) -> None:
             while "#3 forsen" not in heard:
                 heard += str(await socket.recv())
         assert (await simulator.ledger.wait_for(EntryKind.LINK_CLOSED)).account == "bot_one"
+
+
+async def test_who_asked_for_membership_sees_others_come_and_go() -> None:
+    async with simulated() as simulator:
+        watcher = await connect(simulator, "CAP REQ :twitch.tv/membership", *OTHER, "JOIN #forsen")
+        await watcher.until("366")
+        plain = await joined(simulator, FORSEN)
+        plain.send("PART #forsen")
+        mask = ":bot_one!bot_one@bot_one.tmi.twitch.tv"
+        assert await watcher.until("JOIN") == f"{mask} JOIN #forsen"
+        assert await watcher.until("PART") == f"{mask} PART #forsen"
+        assert "bot_two" not in "".join(plain.lines)
+
+
+async def test_the_ledger_says_exactly_which_link_got_which_line() -> None:
+    changes = {
+        "channels": 12,
+        "script": True,
+        "time_scale": 1e6,
+        "wrong_cluster": "silent",
+        "lines_per_second": 4000,
+        "chat_in_offline_channels": True,
+        "chat_tick_s": 0.005,
+    }
+    async with simulated(**changes) as simulator:
+        names = [name for name in simulator.world.profiles if not name.startswith("_")]
+        clients = {}
+        for cluster, login in ((MAIN, BOT), (MAIN, OTHER), (AWS, BOT), (AWS, OTHER)):
+            clients[len(clients) + 1] = await joined(simulator, *names, login=login, cluster=cluster)
+        reading = {number: asyncio.create_task(client.to_the_end()) for number, client in clients.items()}
+        await simulator.ledger.wait_until(lambda: simulator.world.script.done)
+        simulator.lines_per_second = 0
+        simulator.reconnect(simulator.links(), close_after_s=0.1)
+        got = {
+            number: re.findall(r" PRIVMSG #(\w+) :#(\d+) ", "\n".join(await task)) for number, task in reading.items()
+        }
+        for number, lines in got.items():
+            told = [line for line in simulator.ledger.lines.since() if number in line.links]
+            assert sorted(lines) == sorted((line.channel, str(line.number)) for line in told)
+            assert {line.cluster for line in told} == {MAIN if number <= 2 else AWS}

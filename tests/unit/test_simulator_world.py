@@ -14,7 +14,7 @@ from serverchange.simulator.world import (
     Happening,
     LaggingView,
     Moved,
-    MoveRefusedError,
+    OrderRefusedError,
     WentLive,
     WentOffline,
     World,
@@ -153,14 +153,14 @@ def test_a_script_that_starts_paused_waits_for_its_start() -> None:
     ],
 )
 def test_an_impossible_move_is_refused(channel: str, cluster: str, why: str) -> None:
-    with pytest.raises(MoveRefusedError, match=why):
+    with pytest.raises(OrderRefusedError, match=why):
         quiet_world("forsen").move(Channel(channel), Cluster(cluster), 0.0)
 
 
 def test_a_live_channel_moves_only_by_force() -> None:
     world, forsen = quiet_world("forsen"), Channel("forsen")
     world.set_live(forsen, True, 1.0)
-    with pytest.raises(MoveRefusedError, match="live"):
+    with pytest.raises(OrderRefusedError, match="live"):
         world.move(forsen, AWS, 2.0)
     assert world.move(forsen, AWS, 2.0, force=True).cluster == AWS
 

@@ -22,7 +22,7 @@ from serverchange.simulator.faults import Faults
 from serverchange.simulator.http_server import HttpRequest, HttpResponse, json_response
 from serverchange.simulator.ledger import Entry, EntryKind, SentLine
 from serverchange.simulator.platform_api import story_time
-from serverchange.simulator.world import MoveRefusedError
+from serverchange.simulator.world import OrderRefusedError
 
 if TYPE_CHECKING:
     from serverchange.simulator.link import Link
@@ -69,6 +69,7 @@ class Control:
             ("POST", "time"): self._post_time,
             ("POST", "move"): self._post_move,
             ("POST", "live"): self._post_live,
+            ("POST", "suspend"): self._post_suspend,
             ("POST", "chat"): self._post_chat,
             ("POST", "chat-rate"): self._post_chat_rate,
             ("POST", "clearchat"): self._post_clearchat,
@@ -86,7 +87,7 @@ class Control:
             return json_response({"error": f"there is no {request.method} {request.path}; see docs/simulator.md"}, 404)
         try:
             return await handler(request)
-        except MoveRefusedError as error:
+        except OrderRefusedError as error:
             return json_response({"error": str(error)}, 409)
         except ValidationError as error:
             return json_response({"error": "; ".join(_faults_of(error))}, 400)
@@ -242,6 +243,11 @@ class Control:
         order = _order(request, orders.LiveOrder)
         self._simulator.set_live(order.channel, order.live)
         return json_response({"channel": order.channel, "live": order.live})
+
+    async def _post_suspend(self, request: HttpRequest) -> HttpResponse:
+        order = _order(request, orders.SuspendOrder)
+        self._simulator.world.set_suspended(order.channel, order.suspended)
+        return json_response({"channel": order.channel, "suspended": order.suspended})
 
     async def _post_chat(self, request: HttpRequest) -> HttpResponse:
         order = _order(request, orders.ChatOrder)

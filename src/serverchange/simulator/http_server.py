@@ -9,7 +9,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Final, cast
+from typing import Final
 from urllib.parse import parse_qsl, urlsplit
 
 import h11
@@ -153,23 +153,20 @@ async def _read_request(connection: h11.Connection, reader: asyncio.StreamReader
 
 async def _write_response(connection: h11.Connection, writer: asyncio.StreamWriter, response: HttpResponse) -> bool:
     """Send an answer; return whether the connection may go on."""
-    headers = [("content-type", response.content_type), *response.headers]
-    whole = isinstance(response.body, bytes)
-    if isinstance(response.body, bytes):
-        headers.append(("content-length", str(len(response.body))))
-    else:
-        headers.append(("transfer-encoding", "chunked"))
+    body = response.body
+    length = ("content-length", str(len(body))) if isinstance(body, bytes) else ("transfer-encoding", "chunked")
+    headers = [("content-type", response.content_type), length, *response.headers]
     writer.write(connection.send(h11.Response(status_code=response.status, headers=headers)) or b"")
-    if response.cut_after_bytes is not None and isinstance(response.body, bytes):
-        writer.write(connection.send(h11.Data(data=response.body[: response.cut_after_bytes])) or b"")
+    pieces = _once(body[: response.cut_after_bytes]) if isinstance(body, bytes) else body
+    async for piece in pieces:
+        writer.write(connection.send(h11.Data(data=piece)) or b"")
         await writer.drain()
+    if response.cut_after_bytes is not None:
         return False
-    if whole:
-        writer.write(connection.send(h11.Data(data=cast("bytes", response.body))) or b"")
-    else:
-        async for piece in cast("AsyncIterator[bytes]", response.body):
-            writer.write(connection.send(h11.Data(data=piece)) or b"")
-            await writer.drain()
     writer.write(connection.send(h11.EndOfMessage()) or b"")
     await writer.drain()
     return True
+
+
+async def _once(body: bytes) -> AsyncIterator[bytes]:
+    yield body

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -37,6 +38,9 @@ from serverchange.simulator.world import Moved, Profile, World
 
 TEXT_CHARS_MAX: Final = 500
 """Longest text of a chat message; the platform drops longer ones."""
+
+SHOWN_MEMBERS_MAX: Final = 1000
+"""In larger rooms the platform tells nobody who comes and goes (its documentation of the membership capability)."""
 
 
 class Network:
@@ -79,7 +83,7 @@ class Network:
         self.rooms = Rooms()
         self.links: dict[int, Link] = {}
         self._opened = 0
-        self._notices = 0
+        self._notices: Counter[tuple[Channel, str | None]] = Counter()
 
     # Links.
 
@@ -264,6 +268,7 @@ class Network:
             self.rooms.enter(link, profile.name)
             assert link.budget is not None  # noqa: S101  (as in _join)
             link.budget.entered(profile.name)
+            self._show_member("JOIN", link, profile.name)
         link.dialogue.confirm_join(profile.name, profile.room_id)
         self._record(EntryKind.JOINED, link, channel=profile.name)
 
@@ -274,12 +279,22 @@ class Network:
         if channel in link.joined:
             link.dialogue.confirm_part(channel)
             self._leave(link, channel)
+            self._show_member("PART", link, channel)
             self._record(EntryKind.PARTED, link, channel=channel)
 
     def _leave(self, link: Link, channel: Channel) -> None:
         self.rooms.leave(link, channel)
         if link.budget is not None:
             link.budget.left(channel)
+
+    def _show_member(self, command: str, link: Link, channel: Channel) -> None:
+        """Tell those who asked for membership that somebody came or left; a cut link leaves without a word."""
+        others = self.rooms.audience(link.cluster, channel).links
+        if len(others) <= SHOWN_MEMBERS_MAX and link.account is not None:
+            for other in others:
+                if other.account != link.account:
+                    other.dialogue.show_member(command, channel, link.account)
+                    other.wake()
 
     def _inquire(self, link: Link, channel: Channel) -> None:
         cluster = self._world.cluster_of.get(channel)
@@ -361,9 +376,10 @@ class Network:
         """Send SERVERCHANGE or CLUSTERCHANGE, or lose it."""
         loss = self._faults.faults.notice_loss
         loss = self._settings.notice_loss if loss is None else loss
-        self._notices += 1
-        seed = self._settings.seed
-        if loss > 0 and draw(seed, "notice", channel, self._world.moves, link.account or "", self._notices) < loss:
+        addressee = (channel, link.account)
+        self._notices[addressee] += 1
+        about = ("notice", channel, link.account or "", self._notices[addressee])
+        if loss > 0 and draw(self._settings.seed, *about) < loss:
             self._record(EntryKind.NOTICE_LOST, link, channel=channel, detail=why)
             return
         named = self._settings.wrong_cluster is WrongCluster.CLUSTERCHANGE

@@ -47,6 +47,15 @@ class LiveOrder(_OrderModel):
     """Streaming or not."""
 
 
+class SuspendOrder(_OrderModel):
+    """`POST /control/suspend`."""
+
+    channel: ChannelField
+    """Which channel."""
+    suspended: bool = True
+    """Whether JOINs are answered with `msg_channel_suspended`."""
+
+
 class ChatOrder(_OrderModel):
     """`POST /control/chat`."""
 

@@ -32,7 +32,7 @@ from serverchange.simulator.listeners import Listeners
 from serverchange.simulator.network import Network
 from serverchange.simulator.platform_api import PlatformApi
 from serverchange.simulator.settings import SimulatorSettings
-from serverchange.simulator.world import Happening, LaggingView, Moved, MoveRefusedError, WentLive, World
+from serverchange.simulator.world import Happening, LaggingView, Moved, OrderRefusedError, WentLive, World
 
 MINUTE_S: Final = 60.0
 
@@ -152,7 +152,7 @@ class Simulator:
         """Move a channel now.
 
         Raises:
-            MoveRefusedError: see `World.move`.
+            OrderRefusedError: see `World.move`.
         """
         move = self.world.move(channel, cluster, self.clock.now_s(), force=force)
         self._tell([move])
@@ -162,7 +162,7 @@ class Simulator:
         """Make a channel stream or not, from now on whatever its habits.
 
         Raises:
-            MoveRefusedError: there is no such channel.
+            OrderRefusedError: there is no such channel.
         """
         happening = self.world.set_live(channel, live, self.clock.now_s())
         if happening is not None:
@@ -172,10 +172,10 @@ class Simulator:
         """Send numbered lines now, whether the channel is live or not; return the first and the last number.
 
         Raises:
-            MoveRefusedError: there is no such channel.
+            OrderRefusedError: there is no such channel.
         """
         if channel not in self.world.profiles:
-            raise MoveRefusedError(f"there is no channel {channel!r}")
+            raise OrderRefusedError(f"there is no channel {channel!r}")
         numbers = [self.network.send_numbered(channel, text) for _ in range(count)]
         self.ledger.notify()
         return numbers[0], numbers[-1]
@@ -226,10 +226,10 @@ class Simulator:
         """Change a cluster's servers: new ports, dead entries in its list, or all ports shut while still listed.
 
         Raises:
-            MoveRefusedError: there is no such cluster.
+            OrderRefusedError: there is no such cluster.
         """
         if cluster not in self.world.clusters:
-            raise MoveRefusedError(f"there is no cluster {cluster!r}")
+            raise OrderRefusedError(f"there is no cluster {cluster!r}")
         if shut:
             self.listeners.shut(cluster)
         if renew:

@@ -23,8 +23,8 @@ FIRST_ROOM_ID: Final = 22_484_600
 """Room ids count up from here; any number would do."""
 
 
-class MoveRefusedError(Exception):
-    """The world does not allow this move; the message says why."""
+class OrderRefusedError(Exception):
+    """The world is not such that this could be done; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,20 +180,20 @@ class World:
         """Let `channel` live on `cluster` from now on.
 
         Raises:
-            MoveRefusedError: unknown channel or cluster, already there, a group channel, or live and not forced.
+            OrderRefusedError: unknown channel or cluster, already there, a group channel, or live and not forced.
         """
         profile = self.profiles.get(channel)
         if profile is None:
-            raise MoveRefusedError(f"there is no channel {channel!r}")
+            raise OrderRefusedError(f"there is no channel {channel!r}")
         if cluster not in self.clusters:
-            raise MoveRefusedError(f"there is no cluster {cluster!r}; there are {', '.join(self.clusters)}")
+            raise OrderRefusedError(f"there is no cluster {cluster!r}; there are {', '.join(self.clusters)}")
         if profile.kind is ChannelKind.GROUP or cluster == GROUP_CLUSTER:
-            raise MoveRefusedError("the group cluster is no part of any migration")
+            raise OrderRefusedError("the group cluster is no part of any migration")
         previous = self.cluster_of[channel]
         if previous == cluster:
-            raise MoveRefusedError(f"{channel} already lives on {cluster}")
+            raise OrderRefusedError(f"{channel} already lives on {cluster}")
         if channel in self.live and not force:
-            raise MoveRefusedError(f"{channel} is live; channels move only while they do not stream")
+            raise OrderRefusedError(f"{channel} is live; channels move only while they do not stream")
         self.cluster_of[channel] = cluster
         self.moves += 1
         return Moved(now_s, channel, previous, cluster, self.moves, step)
@@ -202,12 +202,22 @@ class World:
         """Make a channel stream or not, whatever its habits say from now on; None if it is so already.
 
         Raises:
-            MoveRefusedError: there is no such channel.
+            OrderRefusedError: there is no such channel.
         """
         if channel not in self.profiles:
-            raise MoveRefusedError(f"there is no channel {channel!r}")
+            raise OrderRefusedError(f"there is no channel {channel!r}")
         self._held.add(channel)
         return self._set_live(channel, now_s, live=live)
+
+    def set_suspended(self, channel: Channel, suspended: bool) -> None:
+        """Suspend a channel, or let it be joined again.
+
+        Raises:
+            OrderRefusedError: there is no such channel.
+        """
+        if channel not in self.profiles:
+            raise OrderRefusedError(f"there is no channel {channel!r}")
+        (self.suspended.add if suspended else self.suspended.discard)(channel)
 
     def _set_live(self, channel: Channel, now_s: float, *, live: bool) -> Happening | None:
         if live == (channel in self.live):
