@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import typer
 
-from serverchange.cli.faults import CheckFault, Fault
+from serverchange.cli.faults import CheckFault, Fault, UnavailableFault
 from serverchange.cli.output import ApiOption, JsonOption, note, print_fields, print_json, print_rows
 
 if TYPE_CHECKING:
@@ -86,12 +86,31 @@ def why(name: NameArgument, as_json: JsonOption = False, api: ApiOption = None) 
     (channel,) = _parse_names([name])
     asked = _open(api)
     now = asked.get(f"/channels/{channel}")
-    page = asked.get(f"/channels/{channel}/history", evidence="true", limit=1)
+    page = asked.get(f"/channels/{channel}/history", limit=1)
     decided = page["changes"][0] if page["changes"] else None
+    if decided is not None:
+        decided["decided_by"]["event"] = _read_event(decided["decided_by"])
     if as_json:
         print_json({"channel": now, "decided": decided})
         return
     print_fields(explain(now, decided))
+
+
+def _read_event(place: Mapping[str, int]) -> Any:
+    """Return the event that stands at this place of the log; None, with a note, where Kafka does not answer."""
+    from serverchange.adapters.settings import load_settings
+    from serverchange.cli.log_record import read_record
+    from serverchange.cli.reach import check_kafka
+
+    settings = load_settings().kafka
+    try:
+        check_kafka(settings)
+        return json.loads(read_record(settings, place["partition"], place["offset"]))
+    except UnavailableFault as fault:
+        note(f"without the event itself: {fault}")
+    except ValueError:
+        note("the record that decided is no JSON")
+    return None
 
 
 def explain(now: Mapping[str, Any], decided: Mapping[str, Any] | None) -> dict[str, object]:
@@ -131,9 +150,9 @@ def watch(
     for event, data in _open(api).stream("/changes", channel=only, label=label, cluster=cluster):
         if event == "reset":
             note("changes were missed; the present state: serverchange channels list")
-            continue
-        change = json.loads(data)
-        print_json(change) if as_json else print(describe(change), flush=True)
+        elif event == "change":
+            change = json.loads(data)
+            print_json(change) if as_json else print(describe(change), flush=True)
 
 
 def describe(change: Mapping[str, Any]) -> str:
@@ -160,7 +179,8 @@ def status(as_json: JsonOption = False, api: ApiOption = None) -> None:
     if as_json:
         print_json(answer)
     else:
-        print_fields({**answer, "clusters": [f"{name} ({count})" for name, count in answer["clusters"].items()]})
+        clusters_told = [f"{name} ({count} servers)" for name, count in answer["clusters"].items()]
+        print_fields({**answer, "missing": list(missing), "clusters": clusters_told})
     if not ready:
         raise CheckFault(f"the API is not ready: {'; '.join(f'{part}: {why}' for part, why in missing.items())}")
 
