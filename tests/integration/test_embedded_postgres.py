@@ -132,6 +132,18 @@ def test_a_setting_it_does_not_know_shows_the_end_of_its_log(postgres: EmbeddedP
     assert any("no_such_setting" in line for line in caught.value.log_tail)
 
 
+def test_a_server_that_somebody_killed_is_seen_and_can_be_started_again(postgres: EmbeddedPostgres) -> None:
+    postgres.start()
+    process = psutil.Process(postgres.pid)
+    keeper = process.parent()
+    assert keeper is not None
+    process.kill()
+    keeper.wait()
+    assert postgres.pid is None
+    postgres.start()
+    assert postgres.pid not in (None, process.pid)
+
+
 def test_a_paused_server_is_stopped_all_the_same(postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serverchange.embedded.postgres.STOP_TIMEOUT_S", 0.2)
     postgres.start()

@@ -115,6 +115,17 @@ def test_after_the_host_was_killed_the_next_one_in_gets_new_servers(enter: Calla
     assert_serves(new)
 
 
+def test_a_holder_killed_while_the_servers_start_leaves_them_to_the_next(
+    enter: Callable[[], Holder], tmp_path: Path
+) -> None:
+    first = enter()
+    while not (tmp_path / "tests" / "host.log").exists():
+        assert first.process.poll() is None
+    first.process.kill()
+    first.process.wait()
+    assert_serves(enter().endpoint())
+
+
 def test_who_enters_while_the_last_one_leaves_is_served(enter: Callable[[], Holder]) -> None:
     for _ in range(2):
         holder = enter()

@@ -101,7 +101,7 @@ def shared_stack(
     with FileLock(folder / "gate.lock", timeout=START_LIMIT_S + DOWNLOAD_LIMIT_S + STOPPING_LIMIT_S):
         holding = _hold(folder)
         try:
-            stack = _running_stack(folder) or _start_host(folder, progress)
+            stack = _find_or_start(folder, progress)
         except BaseException:
             os.close(holding)
             raise
@@ -141,13 +141,10 @@ def _lock(descriptor: int, kind: int) -> bool:
     return True
 
 
-def _running_stack(folder: Path) -> SharedStack | None:
-    """Return the stack whose host lives and has its servers ready, or None."""
+def _host_lives(folder: Path) -> bool:
     descriptor = os.open(folder / "host.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        if _lock(descriptor, fcntl.LOCK_EX):
-            return None
-        return _read_endpoint(folder)
+        return not _lock(descriptor, fcntl.LOCK_SH)
     finally:
         os.close(descriptor)
 
@@ -165,22 +162,18 @@ def _read_endpoint(folder: Path) -> SharedStack | None:
     )
 
 
-def _start_host(folder: Path, progress: Callable[[str], None] | None) -> SharedStack:
-    """Start a host and wait until it has written its endpoint. The caller is in and holds the gate."""
-    if progress is not None:
-        progress("starting Kafka and PostgreSQL")
-    (folder / "endpoint.json").unlink(missing_ok=True)
-    with (folder / "host.log").open("wb") as log:
-        host = subprocess.Popen(  # noqa: S603 - this module
-            [sys.executable, "-m", "serverchange.embedded.shared_stack", str(folder)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,  # a Ctrl-C is for the holders; the host notices that they are out
-        )
+def _find_or_start(folder: Path, progress: Callable[[str], None] | None) -> SharedStack:
+    """Return the running stack, start one, or wait for one whose starter was killed. The caller is in, at the gate."""
+    own: subprocess.Popen[bytes] | None = None
+    if not _host_lives(folder):
+        if progress is not None:
+            progress("starting Kafka and PostgreSQL")
+        (folder / "endpoint.json").unlink(missing_ok=True)  # of a host that was killed
+        own = _spawn_host(folder)
     deadline = time.monotonic() + START_LIMIT_S + DOWNLOAD_LIMIT_S
     while (stack := _read_endpoint(folder)) is None:
-        ended = host.poll() is not None
+        # Ours may have given way to another that a holder had started right before it was killed.
+        ended = (own is None or own.poll() is not None) and not _host_lives(folder)
         if ended or time.monotonic() >= deadline:
             raise EmbeddedError(
                 f"the shared servers in {folder} {'could not be started' if ended else 'were not ready in time'}",
@@ -188,9 +181,22 @@ def _start_host(folder: Path, progress: Callable[[str], None] | None) -> SharedS
                 log_tail=(folder / "host.log").read_text("utf-8", "replace").splitlines()[-TAIL_LINES:],
             )
         time.sleep(WAIT_POLL_S)
-    # It outlives us and is nobody's to wait for; without this Python warns of a process still running.
-    host.returncode = 0
+    if own is not None and own.poll() is None:
+        own.returncode = 0  # it outlives us and is nobody's to wait for: Python would warn of a running process
     return stack
+
+
+def _spawn_host(folder: Path) -> subprocess.Popen[bytes]:
+    with (folder / "host.log").open("ab") as log:
+        log.truncate(0)
+        return subprocess.Popen(  # noqa: S603 - this module
+            # -P: nothing in the caller's working folder, perhaps a kafka.py, may stand in for our modules.
+            [sys.executable, "-P", "-m", "serverchange.embedded.shared_stack", str(folder)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # a Ctrl-C is for the holders; the host notices that they are out
+        )
 
 
 def host(folder: Path) -> None:
