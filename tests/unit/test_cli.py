@@ -138,3 +138,9 @@ def test_outside_a_checkout_the_fault_says_so(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setattr("serverchange.cli.checkout.__file__", str(tmp_path / "a" / "b" / "c" / "checkout.py"))
     with pytest.raises(Fault, match="needs a checkout"):
         main.checkout._checkout()
+
+
+def test_the_page_of_the_command_line_names_every_command_and_exit_code() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text("utf-8")
+    assert [path for path, _ in commands() if f"`{' '.join(path)}`" not in page] == []
+    assert [code for code in ExitCode if f"| {int(code)} |" not in page] == []

@@ -40,7 +40,8 @@ READY_TIMEOUT_S: Final = 60.0
 SERVER_CHECK_S: Final = 0.5
 """How often a dead Kafka or PostgreSQL is noticed."""
 
-SERVER_RESTARTS_MAX: Final = 20
+SERVER_FAILURES_MAX: Final = 5
+"""Starts in a row that fail, after which all is given up: each takes up to a minute by itself."""
 
 ALL_SERVICES: Final = tuple(service.command for service in SERVICES)
 
@@ -109,6 +110,8 @@ class Fleet:
         self._ports: dict[str, int] = {}
         self._watching: asyncio.Task[None] | None = None
         self.server_restarts = 0
+        self._server_failures = 0
+        self._restarted = asyncio.Condition()
         self.failure: str | None = None
         self.failed = asyncio.Event()
 
@@ -207,6 +210,15 @@ class Fleet:
             self.supervisor.start(self._spec(name, token))
         await self.supervisor.wait_ready(chosen, timeout_s=READY_TIMEOUT_S)
 
+    async def wait_server_restarts(self, count: int, *, timeout_s: float) -> None:
+        """Wait until Kafka and PostgreSQL together were started again so often.
+
+        Raises:
+            TimeoutError: they were not in time.
+        """
+        async with asyncio.timeout(timeout_s), self._restarted:
+            await self._restarted.wait_for(lambda: self.server_restarts >= count)
+
     def _spec(self, name: str, token: WriteToken) -> ProcessSpec:
         state_dir = self.data_dir / "state" / name
         state_dir.mkdir(parents=True, exist_ok=True)
@@ -230,14 +242,19 @@ class Fleet:
                     await self._restart(server)
 
     async def _restart(self, server: EmbeddedServer) -> None:
-        self.server_restarts += 1
         self._tell(f"{server.title} ended; starting it again")
+        self._server_failures += 1
         try:
             await asyncio.to_thread(server.start)
         except EmbeddedError as error:
             self._tell(str(error))
-            if self.server_restarts >= SERVER_RESTARTS_MAX:
+            if self._server_failures >= SERVER_FAILURES_MAX:
                 self._fail(f"{server.title} cannot be started again: {error}")
+            return
+        self._server_failures = 0
+        async with self._restarted:
+            self.server_restarts += 1
+            self._restarted.notify_all()
 
     def _migrate(self) -> None:
         with connect_blocking(self.postgres, application="serverchange-up") as connection:

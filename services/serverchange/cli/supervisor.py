@@ -101,7 +101,7 @@ class _Kept:
     process: asyncio.subprocess.Process | None = None
     starts: int = 0
     stopping: bool = False
-    started: asyncio.Event = field(default_factory=asyncio.Event)
+    started: asyncio.Condition = field(default_factory=asyncio.Condition)
     given_up: str | None = None
 
 
@@ -156,6 +156,16 @@ class Supervisor:
     def starts(self, name: str) -> int:
         """Return how often it was started."""
         return self._kept[name].starts
+
+    async def wait_started(self, name: str, starts: int, *, timeout_s: float) -> None:
+        """Wait until a process was started so often.
+
+        Raises:
+            TimeoutError: it was not in time.
+        """
+        kept = self._kept[name]
+        async with asyncio.timeout(timeout_s), kept.started:
+            await kept.started.wait_for(lambda: kept.starts >= starts)
 
     def log(self, name: str) -> Path:
         """Return the path of its log."""
@@ -239,8 +249,9 @@ class Supervisor:
                 pass_fds=[reading],
                 start_new_session=True,
             )
-        kept.starts += 1
-        kept.started.set()
+        async with kept.started:
+            kept.starts += 1
+            kept.started.notify_all()
         self._tell(Report(spec.name, Happening.STARTED, pid=kept.process.pid))
         return await kept.process.wait()
 
