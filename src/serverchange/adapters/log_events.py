@@ -16,6 +16,7 @@ class LogEvent(StrEnum):
     PROCESS_STOPPED = "process.stopped"
     PROCESS_FAILED = "process.failed"
     HEALTH_SERVED = "health.served"
+    API_SERVED = "api.served"
     READINESS_CHANGED = "readiness.changed"
     TOPIC_CREATED = "topic.created"
     KAFKA_LOST = "kafka.lost"

@@ -141,6 +141,19 @@ class PollerSettings(_Section):
     servers_interval_s: float = Field(
         60.0, gt=0, le=86_400, description="Seconds after which an unchanged server list of a cluster is written again."
     )
+    repeat_after_s: tuple[float, ...] = Field(
+        (5.0, 30.0, 120.0),
+        min_length=1,
+        description="Seconds between repeated questions about one channel (JSON list; the last one repeats): while it "
+        "is not verified, and while lookups fail.",
+    )
+    time_scale: float = Field(
+        1.0,
+        gt=0,
+        le=1_000_000,
+        description="How many times faster than the clock the platform's days pass: 1, or a simulator's time scale. "
+        "It moves the schedule's habits and hazards, never the seconds of the other settings.",
+    )
 
 
 class MaterializerSettings(_Section):
@@ -192,6 +205,10 @@ class ApiSettings(_Section):
     )
     names_max: int = Field(100_000, ge=1, le=1_000_000, description="Names in one bulk look-up.")
     body_bytes_max: int = Field(4_194_304, ge=1024, description="Bytes of a request's body.")
+    streams_max: int = Field(1_000, ge=0, le=100_000, description="Streams of changes (SSE) open at once.")
+    requests_per_second: float = Field(
+        0.0, ge=0, le=1_000_000, description="Requests a second of one client address; 0: no limit (behind a proxy)."
+    )
     track_on_lookup: bool = Field(False, description="Track an unknown channel asked for by the drop-in routes.")
 
 

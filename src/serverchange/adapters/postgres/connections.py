@@ -65,12 +65,13 @@ def connect_blocking(
 
 
 def make_pool(
-    settings: PostgresSettings, *, application: str, statement_timeout_s: float = 10.0
+    settings: PostgresSettings, *, application: str, statement_timeout_s: float = 10.0, checked: bool = True
 ) -> AsyncConnectionPool[AsyncConnection]:
     """Return a pool that is not open yet; enter it with `async with`.
 
     A request waits `pool_timeout_s` for a connection (`psycopg_pool.PoolTimeout`); connections are checked before
-    they are handed out, so that an outage leaves no dead ones behind.
+    they are handed out, so that an outage leaves no dead ones behind. `checked=False` saves that round trip, for a
+    caller that tries again where a connection turns out to be dead.
     """
     return AsyncConnectionPool(
         settings.dsn.get_secret_value(),
@@ -79,6 +80,6 @@ def make_pool(
         max_size=settings.pool_max,
         timeout=settings.pool_timeout_s,
         reconnect_timeout=5.0,
-        check=AsyncConnectionPool.check_connection,
+        check=AsyncConnectionPool.check_connection if checked else None,
         open=False,
     )

@@ -1,0 +1,247 @@
+"""What the state API answers and takes: the shapes that other people's programs rely on.
+
+Every answer about channels carries how fresh it is: `as_of`, the last moment the tables were seen at the log's end,
+and `behind_records`, how many records of `channel-events` were not folded yet when that was last asked (null while
+Kafka is away). Errors are problem details (RFC 9457).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Final
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+
+from serverchange.events import (
+    AccountField,
+    ChangeKind,
+    Channel,
+    ChannelField,
+    ChannelKind,
+    ClusterField,
+    LabelField,
+    Rejected,
+    ServerField,
+    parse_channel,
+)
+
+POSITION_HEADER: Final = "Serverchange-Position"
+"""On the answer of a write: where in `channel-events` it stands, `partition@offset` joined by commas. On a read: be at
+least as new as that."""
+
+AS_OF_HEADER: Final = "Serverchange-As-Of"
+BEHIND_HEADER: Final = "Serverchange-Behind-Records"
+"""Freshness of answers that have no room for it: the platform's own shapes, NDJSON, 304."""
+
+POSITION_PARTS_MAX: Final = 10_000
+"""As many partitions as the settings allow."""
+
+_POSITION_PART: Final = re.compile(r"(\d{1,5})@(\d{1,18})", re.ASCII)
+
+
+def format_position(position: Mapping[int, int]) -> str:
+    """Return a vector of (partition, offset) as the header's text, in partition order."""
+    return ",".join(f"{partition}@{offset}" for partition, offset in sorted(position.items()))
+
+
+def parse_position(text: str) -> dict[int, int]:
+    """Return the header's text as {partition: offset}.
+
+    Raises:
+        Rejected: it is not `partition@offset` joined by commas, or names a partition twice.
+    """
+    parts = text.split(",")
+    position: dict[int, int] = {}
+    for part in parts[: POSITION_PARTS_MAX + 1]:
+        match = _POSITION_PART.fullmatch(part.strip())
+        if match is None or int(match[1]) in position or len(parts) > POSITION_PARTS_MAX:
+            raise Rejected(f"{text[:60]!r} is not a position: expected partition@offset,…, e.g. 3@1042,7@88")
+        position[int(match[1])] = int(match[2])
+    return position
+
+
+def _as_channel(value: object) -> Channel:
+    if not isinstance(value, str):
+        raise ValueError("a channel is a string")  # noqa: TRY004  (pydantic turns it into a validation error)
+    try:
+        return parse_channel(value)
+    except Rejected as error:
+        raise ValueError(str(error)) from error
+
+
+NameField = Annotated[
+    Channel,
+    BeforeValidator(_as_channel, json_schema_input_type=str),
+    Field(description="A channel as people type it: `#Forsen` is `forsen`.", examples=["forsen"]),
+]
+
+
+class _View(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ChannelStatus(StrEnum):
+    """How much is known of where a channel is."""
+
+    UNKNOWN = "unknown"
+    SETTLED = "settled"
+    MOVING = "moving"
+    UNTRACKED = "untracked"
+
+
+class Freshness(_View):
+    """How fresh an answer is."""
+
+    as_of: datetime | None = Field(description="Last moment the tables were seen at the log's end; null: never yet.")
+    behind_records: int | None = Field(description="Records not folded when last asked; null while Kafka is away.")
+
+
+class ChannelView(_View):
+    """What is known of one channel."""
+
+    channel: ChannelField
+    status: ChannelStatus = Field(description="`moving`: it left `cluster`, and a lookup has not yet said for where.")
+    cluster: ClusterField | None = Field(description="Where it is; while moving or untracked, where it last was.")
+    previous: ClusterField | None = Field(description="The cluster it last left.")
+    verified: bool = Field(description="A lookup asked after the last change agreed.")
+    verified_at: datetime | None = Field(description="When a lookup last agreed with this version.")
+    since: datetime | None = Field(description="When the log learned of the present cluster.")
+    version: int = Field(description="Published changes of this channel so far; never restarts.")
+    kind: ChannelKind
+    labels: tuple[LabelField, ...]
+    services: tuple[str, ...] = Field(description="Who wants it tracked.")
+    pinned: ClusterField | None = Field(description="An operator's word; wins over all evidence.")
+    room_id: str | None
+    flapping: bool = Field(description="It moved so often of late that one should be slow to follow.")
+    evidence: tuple[str, ...] = Field(description="Ids of the events behind the present belief.")
+
+
+class ChannelAnswer(ChannelView, Freshness):
+    """`GET /channels/{name}`."""
+
+
+class ChannelAtAnswer(Freshness):
+    """`GET /channels/{name}?at=`: what the published changes said at that moment of the log."""
+
+    channel: ChannelField
+    at: datetime
+    status: ChannelStatus = Field(description="`moving` is no published change and is never answered here.")
+    cluster: ClusterField | None
+    previous: ClusterField | None
+    since: datetime | None
+    version: int
+    final: bool = Field(description="The tables have passed `at`: no later answer will differ.")
+
+
+class LookupRequest(_Request):
+    """`POST /channels:lookup`."""
+
+    channels: list[NameField] = Field(min_length=1)
+
+
+class LookupAnswer(Freshness):
+    """Those asked for that are known, in no particular order, and the names that nobody ever tracked."""
+
+    channels: tuple[ChannelView, ...]
+    unknown: tuple[ChannelField, ...]
+
+
+class ChannelsPage(Freshness):
+    """`GET /channels`, in order of name."""
+
+    channels: tuple[ChannelView, ...]
+    cursor: str | None = Field(description="Ask for the next page with `?cursor=`; null: this was the last.")
+
+
+class DecidingRecord(_View):
+    """Where in `channel-events` the record stands that decided a change, and what it said where that was asked for."""
+
+    partition: int
+    offset: int
+    event: dict[str, object] | None = Field(default=None, description="The event, with `?evidence=true`.")
+
+
+class HistoryEntry(_View):
+    """One published change."""
+
+    generation: int
+    version: int
+    what: ChangeKind
+    previous: ClusterField | None
+    cluster: ClusterField | None
+    since: datetime
+    labels: tuple[LabelField, ...]
+    evidence: tuple[str, ...] = Field(description="Ids of the deciding events.")
+    decided_by: DecidingRecord
+
+
+class HistoryPage(Freshness):
+    """`GET /channels/{name}/history`, newest first."""
+
+    channel: ChannelField
+    status: ChannelStatus
+    version: int
+    since: datetime | None
+    verified_at: datetime | None
+    changes: tuple[HistoryEntry, ...]
+    cursor: str | None = Field(description="Ask for older ones with `?cursor=`; null: these were the oldest.")
+
+
+class ClusterView(_View):
+    """One cluster's servers, as the platform last named them."""
+
+    cluster: ClusterField
+    servers: tuple[ServerField, ...]
+    websocket_servers: tuple[ServerField, ...]
+    time: datetime = Field(description="When a poller saw this list.")
+
+
+class ClustersAnswer(Freshness):
+    """`GET /clusters`."""
+
+    clusters: tuple[ClusterView, ...]
+
+
+class TrackRequest(_Request):
+    """`POST /channels`: the token's service wants these; said again, it replaces that service's labels."""
+
+    channels: list[NameField] = Field(min_length=1)
+    labels: tuple[LabelField, ...] = Field(default=(), max_length=16)
+    kind: ChannelKind = ChannelKind.CHAT
+    account: AccountField | None = Field(default=None, description="The login that joins them, if one is asked for.")
+
+
+class UntrackRequest(_Request):
+    """`DELETE /channels`: the token's service no longer wants these."""
+
+    channels: list[NameField] = Field(min_length=1)
+
+
+class PinRequest(_Request):
+    """`PUT /channels/{name}/pin`: an operator's word on where the channel is."""
+
+    cluster: ClusterField
+
+
+class WriteAnswer(_View):
+    """A write is in the log; a read that demands `position` sees it."""
+
+    accepted: int = Field(description="Events appended, one a channel.")
+    position: Annotated[str, StringConstraints(pattern=r"^\d+@\d+(,\d+@\d+)*$")]
+
+
+class Problem(_View):
+    """Problem details (RFC 9457); `type` is `about:blank`, so `title` is the status's own phrase."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str = Field(description="What was wrong, where, and what to do.")
+    instance: str | None = None

@@ -1,0 +1,295 @@
+"""Where channels are: one, many, all, and the history of one."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import datetime
+from http import HTTPStatus
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import to_json
+
+from serverchange.adapters.postgres.connections import AsyncConnection
+from serverchange.adapters.postgres.state import (
+    ChannelFilter,
+    ChannelRow,
+    HistoryRow,
+    PastRow,
+    find_change_at,
+    find_channel,
+    find_channels,
+    list_changes_of_channel,
+    list_channels,
+)
+from serverchange.events import Channel, ChannelKind, ClusterField, LabelField
+from serverchange.state_api.parts import (
+    Demanded,
+    Parts,
+    channel_named,
+    freshness_headers,
+    freshness_members,
+    now_ms,
+    parts_of,
+)
+from serverchange.state_api.problems import ApiProblem, problems, unprocessable
+from serverchange.state_api.reads import BULK_TIMEOUT_S
+from serverchange.views import (
+    ChannelAnswer,
+    ChannelAtAnswer,
+    ChannelsPage,
+    ChannelStatus,
+    HistoryPage,
+    LookupAnswer,
+    LookupRequest,
+    NameField,
+)
+
+router = APIRouter(tags=["channels"])
+
+JSON: Final = "application/json"
+NDJSON: Final = "application/x-ndjson"
+PAGE_MAX: Final = 1_000
+PORTION: Final = 2_000
+"""Names looked up, or rows exported, at once: about 20 ms of this process's time, so that others are served between."""
+
+NamePath = Annotated[str, Path(description="A channel, with or without capitals.", examples=["forsen"])]
+
+
+def _respond(members: dict[str, Any]) -> Response:
+    """Return JSON made in one go; the models of `views` describe it, and the tests hold it to them."""
+    return Response(to_json(members), media_type=JSON)
+
+
+@router.get(
+    "/channels/{name}",
+    response_model=ChannelAnswer | ChannelAtAnswer,
+    responses=problems(404, 422, 503),
+    summary="Where one channel is",
+)
+async def get_channel(
+    request: Request,
+    name: NamePath,
+    demanded: Demanded,
+    at: Annotated[
+        datetime | None,
+        Query(description="What the published changes said at that moment of the log.", examples=["2016-02-01T12:00Z"]),
+    ] = None,
+) -> Response:
+    """Answer from the tables as they are, or, with `at`, from the changes published until then."""
+    parts = parts_of(request)
+    channel = channel_named(name)
+    if at is not None:
+        return await _channel_at(parts, channel, demanded, at)
+    fresh = parts.board.now
+
+    async def find(connection: AsyncConnection) -> ChannelRow | None:
+        return await find_channel(connection, channel, now_ms())
+
+    row = await parts.reader.read_at(demanded.position, find, wait_s=demanded.wait_s)
+    if row is None:
+        raise _never_tracked(channel)
+    return _respond({**row, **freshness_members(fresh)})
+
+
+def _never_tracked(channel: Channel) -> ApiProblem:
+    return ApiProblem(
+        HTTPStatus.NOT_FOUND, f"{channel} was never tracked: POST /channels, or serverchange channels add {channel}"
+    )
+
+
+async def _channel_at(parts: Parts, channel: Channel, demanded: Demanded, at: datetime) -> Response:
+    if at.tzinfo is None:
+        raise unprocessable("query.at: say the offset from UTC, e.g. 2016-02-01T12:00Z")
+    fresh = parts.board.now
+    at_ms = round(at.timestamp() * 1000)
+
+    async def find(connection: AsyncConnection) -> PastRow | None:
+        return await find_change_at(connection, channel, at_ms)
+
+    row = await parts.reader.read_at(demanded.position, find, wait_s=demanded.wait_s)
+    if row is None:
+        raise ApiProblem(HTTPStatus.NOT_FOUND, f"nothing was published of {channel} until then")
+    return _respond(
+        {
+            "channel": channel,
+            "at": at,
+            "status": ChannelStatus.UNTRACKED if row.what == "untracked" else ChannelStatus.SETTLED,
+            "cluster": row.cluster,
+            "previous": row.previous,
+            "since": row.since,
+            "version": row.version,
+            "final": fresh.as_of is not None and fresh.as_of >= at,
+            **freshness_members(fresh),
+        }
+    )
+
+
+@router.post(
+    "/channels:lookup",
+    response_model=LookupAnswer,
+    responses=problems(413, 422, 503),
+    summary="Where many channels are",
+)
+async def look_up(request: Request, wanted: LookupRequest, demanded: Demanded) -> Response:
+    """Answer for up to 100,000 names at once, sent as it is read."""
+    parts = parts_of(request)
+    if len(wanted.channels) > parts.settings.api.names_max:
+        raise ApiProblem(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            f"{len(wanted.channels)} names; at most {parts.settings.api.names_max} in one request",
+        )
+    names = list(dict.fromkeys(wanted.channels))
+    first = await _find_portion(parts, names[:PORTION], demanded)
+    return StreamingResponse(_look_up_rest(parts, names, first), media_type=JSON)
+
+
+async def _find_portion(parts: Parts, names: list[Channel], demanded: Demanded | None) -> list[ChannelRow]:
+    async def find(connection: AsyncConnection) -> list[ChannelRow]:
+        return await find_channels(connection, names, now_ms())
+
+    if demanded is None:
+        return await parts.reader.read(find, timeout_s=BULK_TIMEOUT_S)
+    return await parts.reader.read_at(demanded.position, find, wait_s=demanded.wait_s, timeout_s=BULK_TIMEOUT_S)
+
+
+async def _look_up_rest(parts: Parts, names: list[Channel], first: list[ChannelRow]) -> AsyncIterator[bytes]:
+    """Yield the answer in portions; what fails on the way cuts it off, so that no client takes it for whole."""
+    fresh = parts.board.now
+    rows, known = first, set[str]()
+    yield b'{"channels":['
+    separator = b""
+    for start in range(0, len(names), PORTION):
+        if start:
+            rows = await _find_portion(parts, names[start : start + PORTION], None)
+        known.update(row["channel"] for row in rows)
+        if rows:
+            yield separator + to_json(rows)[1:-1]
+            separator = b","
+    unknown = [name for name in names if name not in known]
+    yield b'],"unknown":' + to_json(unknown) + b"," + to_json(freshness_members(fresh))[1:]
+
+
+class ChannelsQuery(BaseModel):
+    """The filters and the page of a listing."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    cluster: ClusterField | None = None
+    status: ChannelStatus | None = None
+    label: LabelField | None = None
+    kind: ChannelKind | None = None
+    verified: bool | None = None
+    pinned: bool | None = None
+    flapping: bool = False
+    cursor: NameField | None = Field(default=None, description="From the page before.")
+    limit: int = Field(100, ge=1, le=PAGE_MAX)
+
+    def filter(self) -> ChannelFilter:
+        """Return what the tables are asked for."""
+        return ChannelFilter(
+            self.cluster, self.status, self.label, self.kind, self.verified, self.pinned, self.flapping
+        )
+
+
+@router.get(
+    "/channels",
+    response_model=ChannelsPage,
+    responses=problems(422, 503) | {200: {"content": {NDJSON: {"schema": {"type": "string"}}}}},
+    summary="All channels, filtered, in pages or as NDJSON",
+)
+async def get_channels(request: Request, demanded: Demanded, asked: Annotated[ChannelsQuery, Query()]) -> Response:
+    """Answer in order of name. Without `status` untracked channels are left out.
+
+    With `Accept: application/x-ndjson` all that match are sent, one object a line, whatever `limit` says.
+    """
+    parts = parts_of(request)
+    wanted, after, fresh = asked.filter(), asked.cursor or "", parts.board.now
+    if NDJSON in request.headers.get("accept", ""):
+        first = await _list_page(parts, wanted, after, PORTION, demanded)
+        return StreamingResponse(_export(parts, wanted, first), media_type=NDJSON, headers=freshness_headers(fresh))
+    rows = await _list_page(parts, wanted, after, asked.limit + 1, demanded)
+    page = rows[: asked.limit]
+    cursor = page[-1]["channel"] if len(rows) > asked.limit else None
+    return _respond({"channels": page, "cursor": cursor, **freshness_members(fresh)})
+
+
+async def _list_page(
+    parts: Parts, wanted: ChannelFilter, after: str, limit: int, demanded: Demanded | None = None
+) -> list[ChannelRow]:
+    async def read(connection: AsyncConnection) -> list[ChannelRow]:
+        return await list_channels(connection, wanted, after=after, limit=limit, now_ms=now_ms())
+
+    if demanded is None:
+        return await parts.reader.read(read, timeout_s=BULK_TIMEOUT_S)
+    return await parts.reader.read_at(demanded.position, read, wait_s=demanded.wait_s, timeout_s=BULK_TIMEOUT_S)
+
+
+async def _export(parts: Parts, wanted: ChannelFilter, first: list[ChannelRow]) -> AsyncIterator[bytes]:
+    rows = first
+    while rows:
+        yield b"".join(to_json(row) + b"\n" for row in rows)
+        if len(rows) < PORTION:
+            return
+        rows = await _list_page(parts, wanted, rows[-1]["channel"], PORTION)
+
+
+@router.get(
+    "/channels/{name}/history",
+    response_model=HistoryPage,
+    responses=problems(404, 422, 503),
+    summary="The published changes of one channel, newest first",
+)
+async def get_history(
+    request: Request,
+    name: NamePath,
+    demanded: Demanded,
+    cursor: Annotated[
+        str | None,
+        Query(pattern=r"^\d{1,16}\.\d{1,9}$", description="From the page before.", examples=["12.1"]),
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 100,
+) -> Response:
+    """Answer with every change, the ids of the events behind it, and the record of the log that decided."""
+    parts = parts_of(request)
+    channel = channel_named(name)
+    before = None
+    if cursor is not None:
+        version, _, generation = cursor.partition(".")
+        before = (int(version), int(generation))
+    fresh = parts.board.now
+
+    async def read(connection: AsyncConnection) -> tuple[ChannelRow | None, list[HistoryRow]]:
+        row = await find_channel(connection, channel, now_ms())
+        return row, await list_changes_of_channel(connection, channel, before=before, limit=limit + 1)
+
+    row, changes = await parts.reader.read_at(demanded.position, read, wait_s=demanded.wait_s)
+    if row is None:
+        raise _never_tracked(channel)
+    page = changes[:limit]
+    last = page[-1] if len(changes) > limit else None
+    return _respond(
+        {
+            "channel": channel,
+            **{member: row[member] for member in ("status", "version", "since", "verified_at")},
+            "changes": [_history_entry(change) for change in page],
+            "cursor": None if last is None else f"{last.version}.{last.generation}",
+            **freshness_members(fresh),
+        }
+    )
+
+
+def _history_entry(row: HistoryRow) -> dict[str, Any]:
+    return {
+        "generation": row.generation,
+        "version": row.version,
+        "what": row.what,
+        "previous": row.previous,
+        "cluster": row.cluster,
+        "since": row.since,
+        "labels": row.labels,
+        "evidence": row.evidence,
+        "decided_by": {"partition": row.partition, "offset": row.offset},
+    }
