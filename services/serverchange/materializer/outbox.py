@@ -33,7 +33,7 @@ from serverchange.adapters.log_events import LogEvent
 from serverchange.adapters.logs import get_logger
 from serverchange.adapters.postgres import projection
 from serverchange.adapters.postgres.connections import AsyncConnection, connect
-from serverchange.adapters.postgres.projection import ChangeRow, DeadLetterRow
+from serverchange.adapters.postgres.projection import ChangeRow, DeadLetterRow, OutboxWork
 from serverchange.adapters.settings import Settings
 from serverchange.events import (
     KAFKA_HEADERS,
@@ -68,6 +68,7 @@ class _Owned:
 
     partition: int
     producer: AIOKafkaProducer | None = None
+    generation: int = 0
     published: int = 0
     fenced: bool = False
     busy: bool = False
@@ -98,6 +99,7 @@ class Outbox:
         self._retired: set[asyncio.Task[None]] = set()
         self._group = settings.kafka.topic_prefix + OUTBOX_GROUP
         self._offsets: AIOKafkaConsumer | None = None
+        self._offsets_group = ""
         self._offsets_lock = asyncio.Lock()
         self._connections: list[AsyncConnection] = []
         self._failure: BaseException | None = None
@@ -172,20 +174,23 @@ class Outbox:
             if owned is None or owned.busy:
                 continue
             owned.nudged = False
-            if one.newest is None or one.newest < max(one.published, owned.published):
+            if owned.generation != one.generation:
+                self._retire(owned)  # a rebuild: what was published before is no measure any more
+            published = max(one.published, owned.published if owned.producer is not None else 0)
+            if not one.republish and (one.newest is None or one.newest < published):
                 self._settled(one.partition)
                 continue
             self._owing.add(one.partition)
             owned.busy = True
-            task = asyncio.create_task(self._round(owned, one.published), name=f"outbox-{one.partition}")
+            task = asyncio.create_task(self._round(owned, one), name=f"outbox-{one.partition}")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _round(self, owned: _Owned, lower_bound: int) -> None:
+    async def _round(self, owned: _Owned, work: OutboxWork) -> None:
         """Publish all that one partition owes; whatever goes wrong is left to the next sweep."""
         try:
             async with self._slots:
-                await self._publish_partition(owned, lower_bound)
+                await self._publish_partition(owned, work)
             self._settled(owned.partition)
         except ProducerFenced:
             _log.warning(LogEvent.OUTBOX_FENCED, partition=owned.partition)
@@ -202,17 +207,21 @@ class Outbox:
             if owned.nudged:
                 self._wake.set()
 
-    async def _publish_partition(self, owned: _Owned, lower_bound: int) -> None:
+    async def _publish_partition(self, owned: _Owned, work: OutboxWork) -> None:
+        group = self._group_of(work.generation)
         if owned.producer is None:
-            owned.producer, owned.published = await self._fence(owned.partition, lower_bound)
+            owned.producer, owned.published = await self._fence(owned.partition, work, group)
+            owned.generation = work.generation
         connection = await self._borrow()
         try:
+            if work.republish:
+                await self._publish_again(connection, owned)
             while owned.producer is not None:
                 messages = await self._read(connection, owned)
                 reach("outbox-read")
                 if not messages:
                     break
-                await self._send(owned.producer, owned.partition, messages)
+                await self._send(owned.producer, owned.partition, messages, group)
                 owned.published = messages[-1].offset + 1
                 self._count(messages)
                 reach("outbox-committed")
@@ -220,7 +229,28 @@ class Outbox:
         finally:
             self._give_back(connection)
 
-    async def _fence(self, partition: int, lower_bound: int) -> tuple[AIOKafkaProducer, int]:
+    async def _publish_again(self, connection: AsyncConnection, owned: _Owned) -> None:
+        """Publish what a rebuild altered; what is not published yet comes by itself, in its turn."""
+        limit = self._settings.materializer.outbox_batch
+        while owned.producer is not None:
+            rows = await projection.load_republications(connection, owned.partition, limit)
+            if not rows:
+                return
+            messages = [self._change_message(row) for row in rows if row.offset < owned.published]
+            if messages:
+                await self._send(owned.producer, owned.partition, messages, None)
+                self._count(messages)
+            channels = [row.change.channel for row in rows]
+            await projection.delete_republications(connection, owned.partition, channels)
+
+    def _group_of(self, generation: int) -> str:
+        """Return the group whose offset says what is published of this topic in this generation.
+
+        A topic made anew or tables rebuilt by other rules start another count: an old offset would skip changes.
+        """
+        return f"{self._group}-{self._topic.topic_id}-{generation}"
+
+    async def _fence(self, partition: int, work: OutboxWork, group: str) -> tuple[AIOKafkaProducer, int]:
         """Refuse every earlier producer of this partition from now on; only then is the published offset final."""
         producer = make_async_producer(
             self._settings.kafka,
@@ -231,30 +261,33 @@ class Outbox:
         try:
             await producer.start()
             reach("outbox-fenced")
-            committed = await self._committed(partition)
+            committed = await self._committed(partition, group)
         except BaseException:
             await producer.stop()
             raise
-        return producer, max(committed or 0, lower_bound)
+        return producer, max(committed or 0, work.published)
 
-    async def _committed(self, partition: int) -> int | None:
+    async def _committed(self, partition: int, group: str) -> int | None:
         tp = TopicPartition(topic_name(self._settings.kafka, CHANNEL_EVENTS), partition)
         async with self._offsets_lock:
-            if self._offsets is None:
-                self._offsets = await self._start_offsets()
-            committed: int | None = await self._offsets.committed(tp)
+            if self._offsets is None or self._offsets_group != group:
+                await self._start_offsets(group)
+            committed: int | None = await self._offsets.committed(tp) if self._offsets is not None else None
         return committed
 
-    async def _start_offsets(self) -> AIOKafkaConsumer:
+    async def _start_offsets(self, group: str) -> None:
+        if self._offsets is not None:
+            await self._offsets.stop()
+            self._offsets = None
         consumer = make_async_consumer(
-            self._settings.kafka, client_id=f"{self._settings.process.name}-outbox", group_id=self._group
+            self._settings.kafka, client_id=f"{self._settings.process.name}-outbox", group_id=group
         )
         try:
             await consumer.start()
         except BaseException:
             await consumer.stop()
             raise
-        return consumer
+        self._offsets, self._offsets_group = consumer, group
 
     async def _read(self, connection: AsyncConnection, owned: _Owned) -> list[_Message]:
         """Return the next messages in log order; never more than both queries cover, so none is overtaken."""
@@ -267,7 +300,9 @@ class Outbox:
         messages = [self._change_message(row) for row in changes] + [self._letter_message(row) for row in letters]
         return sorted(messages, key=lambda message: message.offset)
 
-    async def _send(self, producer: AIOKafkaProducer, partition: int, messages: Sequence[_Message]) -> None:
+    async def _send(
+        self, producer: AIOKafkaProducer, partition: int, messages: Sequence[_Message], group: str | None
+    ) -> None:
         log = TopicPartition(topic_name(self._settings.kafka, CHANNEL_EVENTS), partition)
         async with producer.transaction():
             sent = [
@@ -276,7 +311,8 @@ class Outbox:
             ]
             await asyncio.gather(*sent)
             reach("outbox-sent")
-            await producer.send_offsets_to_transaction({log: messages[-1].offset + 1}, self._group)
+            if group is not None:
+                await producer.send_offsets_to_transaction({log: messages[-1].offset + 1}, group)
 
     def _change_message(self, row: ChangeRow) -> _Message:
         event = change_event(row)

@@ -114,25 +114,26 @@ def _labels_of(wanting: tuple[Wanting, ...]) -> str:
 def parse_state(row: TupleRow) -> tuple[int, ChannelState]:
     """Return (partition, state) of a row of `load_channels` or `load_partitions`."""
     evidence: str = row[18]
+    # Positional, in the order of the class: the fold reads a row for every record.
     return row[0], ChannelState(
-        channel=row[1],
-        seq=row[2],
-        known_after=row[3],
-        status=_STATUS[row[4]],
-        cluster=row[5],
-        left_cluster=row[6],
-        left_at_ms=row[7],
-        verified=row[8],
-        doubts=row[9],
-        version=row[10],
-        since_ms=row[11],
-        kind=_KIND[row[12]],
-        wanting=parse_wanting(row[13]),
-        pinned=row[14],
-        room_id=row[15],
-        penalty=row[16],
-        penalty_at_ms=row[17],
-        evidence=tuple(evidence.split(" ")) if evidence else (),
+        row[1],
+        row[2],
+        row[3],
+        _STATUS[row[4]],
+        row[5],
+        row[6],
+        row[7],
+        row[8],
+        row[9],
+        row[10],
+        row[11],
+        _KIND[row[12]],
+        parse_wanting(row[13]),
+        row[14],
+        row[15],
+        row[16],
+        row[17],
+        tuple(evidence.split(" ")) if evidence else (),
     )
 
 
@@ -311,12 +312,19 @@ async def store_caught_up(connection: AsyncConnection, ends: dict[int, int], now
 
 @dataclass(frozen=True, slots=True)
 class OutboxWork:
-    """What one partition's outbox knows from the tables: `newest` is the last offset that left something to publish."""
+    """What one partition's outbox knows from the tables.
+
+    Attributes:
+        published: lower bound of what is published, an offset of the log.
+        newest: the last offset that left something to publish, None where nothing ever did.
+        republish: a rebuild left changes to publish once more.
+    """
 
     partition: int
+    generation: int
     published: int
-    position: int
     newest: int | None
+    republish: bool
 
 
 async def load_outbox_work(connection: AsyncConnection, partitions: Iterable[int]) -> list[OutboxWork]:
@@ -353,6 +361,26 @@ def _parse_change(row: TupleRow, partition: int) -> ChangeRow:
         evidence=tuple(row[10]),
     )
     return ChangeRow(change, generation=row[1], partition=partition, offset=row[11])
+
+
+async def load_republications(connection: AsyncConnection, partition: int, limit: int) -> list[ChangeRow]:
+    """Return at most `limit` changes that a rebuild altered and that must be published once more."""
+    cursor = await connection.execute(_SQL["load_republications"], {"partition": partition, "limit": limit})
+    return [_parse_change(row, partition) for row in await cursor.fetchall()]
+
+
+async def delete_republications(connection: AsyncConnection, partition: int, channels: Sequence[str]) -> None:
+    """Forget what was published once more."""
+    await connection.execute(_SQL["delete_republications"], {"partition": partition, "channels": list(channels)})
+
+
+async def load_refused(connection: AsyncConnection, topic_id: str) -> dict[int, dict[int, tuple[str, str]]]:
+    """Return (reason, SQLSTATE) of the records PostgreSQL refused, by partition and offset."""
+    cursor = await connection.execute(_SQL["load_refused"], {"topic_id": topic_id})
+    found: dict[int, dict[int, tuple[str, str]]] = {}
+    for partition, offset, reason, sqlstate in await cursor.fetchall():
+        found.setdefault(partition, {})[offset] = (reason, sqlstate)
+    return found
 
 
 async def load_unpublished_dead_letters(

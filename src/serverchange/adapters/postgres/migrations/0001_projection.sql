@@ -85,6 +85,13 @@ CREATE TABLE log_hole (
     PRIMARY KEY (partition, first_offset)
 );
 
+-- Channels whose newest change a rebuild altered: the outbox publishes it once more, then forgets them.
+CREATE TABLE republication (
+    channel    text    PRIMARY KEY COLLATE "C",
+    partition  integer NOT NULL,
+    version    bigint  NOT NULL
+);
+
 -- No part of the fold: when a lookup last agreed, and only where the version still stands.
 CREATE TABLE channel_freshness (
     channel      text        PRIMARY KEY COLLATE "C",

@@ -132,15 +132,35 @@ ORDER BY log_offset
 LIMIT %(limit)s
 
 -- name: load_outbox_work
--- For each partition: the lower bound of what is published, and the newest offset that left something to publish.
-SELECT p.partition, p.published, p.position,
+-- For each partition: the lower bound of what is published, the newest offset that left something to publish, and
+-- whether a rebuild left something to publish again.
+SELECT p.partition, p.generation, p.published,
        greatest(
            (SELECT max(c.log_offset) FROM cluster_change AS c WHERE c.partition = p.partition),
            (SELECT max(d.log_offset) FROM dead_letter AS d WHERE d.partition = p.partition)
-       ) AS newest
+       ) AS newest,
+       EXISTS (SELECT 1 FROM republication AS r WHERE r.partition = p.partition) AS republish
 FROM log_position AS p
 WHERE p.partition = ANY(%(partitions)s)
 ORDER BY p.partition
 
+-- name: load_republications
+SELECT c.channel, c.generation, c.version, c.what, c.previous, c.cluster, c.since_ms, c.kind, c.labels, c.account,
+       c.evidence, c.log_offset
+FROM republication AS r
+JOIN cluster_change AS c ON c.channel = r.channel AND c.version = r.version
+WHERE r.partition = %(partition)s
+ORDER BY c.log_offset
+LIMIT %(limit)s
+
+-- name: delete_republications
+DELETE FROM republication WHERE partition = %(partition)s AND channel = ANY(%(channels)s)
+
 -- name: store_published
 UPDATE log_position SET published = greatest(published, %(published)s) WHERE partition = %(partition)s
+
+-- name: load_refused
+-- Records that an earlier transaction could not store: a rebuild makes the same dead letters of them.
+SELECT partition, log_offset, reason, sqlstate
+FROM dead_letter
+WHERE topic_id = %(topic_id)s AND sqlstate IS NOT NULL
