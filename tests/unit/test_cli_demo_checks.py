@@ -239,6 +239,13 @@ def test_a_round_robin_poller_is_exposed_until_its_next_turn() -> None:
     assert judge(later).exposure_round_robin_minutes == 1.5
 
 
+def test_a_round_robin_poller_too_goes_back_only_after_three_answers() -> None:
+    """Asked for every two seconds: away from main at 2 s, seen there again at 12, 14 and 16."""
+    run = good_run()
+    back = replace(run, moves=[Move(FORSEN, MAIN, AWS, 1.0), Move(FORSEN, AWS, MAIN, 11.0)])
+    assert judge(back).exposure_round_robin_minutes == 5.0
+
+
 def test_exposure_counts_neither_offline_time_nor_time_outside_the_script() -> None:
     run = good_run()
     assert judge(replace(run, streams=[Stream(FORSEN, 30.0)])).exposure_ours_minutes == 0.0

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, TypeAlias
@@ -74,3 +75,5 @@ def quiet_logs() -> None:
     from serverchange.adapters.settings import ProcessSettings
 
     configure_logs(ProcessSettings(log_level="warning"), service="cli")
+    # kafka-python warns of each call of more than 100 ms, which at a terminal says nothing.
+    logging.getLogger("kafka").setLevel(logging.ERROR)

@@ -84,13 +84,14 @@ def _print_addresses(fleet: Fleet, settings_file: Path, token_file: Path, addres
     ]
     if addresses is not None:
         lines += [f"  platform     {addresses.api_url}", f"  its control  {addresses.control_url}/control/status"]
+    example = "forsen" if addresses is None else "streamer_000001"
     lines += [
         f"  logs         {fleet.data_dir / 'logs'}",
         f"  write token  {token_file}",
         "",
         "In another terminal:",
         f"  export SERVERCHANGE_CONFIG={settings_file}",
-        "  serverchange channels add forsen --service me",
-        "  serverchange where forsen",
+        f"  serverchange channels add {example} --service me",
+        f"  serverchange where {example}",
     ]
     print("\n".join(lines), flush=True)

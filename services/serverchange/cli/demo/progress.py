@@ -44,7 +44,9 @@ class Progress:
 
     def say(self, sentence: str) -> None:
         """Show a sentence, with the seconds since the start."""
-        self._console.print(f"{time.monotonic() - self._started_s:6.1f} s  {sentence}", highlight=False, markup=False)
+        self._console.print(
+            f"{time.monotonic() - self._started_s:6.1f} s  {sentence}", highlight=False, markup=False, soft_wrap=True
+        )
 
     def show(self, sample: Sample) -> None:
         """Show a sample."""

@@ -63,7 +63,7 @@ def print_report(console: Console, findings: Findings, checks: Sequence[Check], 
     console.print()
     console.print(_figures(findings, options))
     for problem in explain(findings):
-        console.print(f"  [red]{problem}[/red]", highlight=False)
+        console.print(f"  [red]{problem}[/red]", highlight=False, soft_wrap=True)
     failed = [one for one in checks if not one.passed]
     if failed:
         names = ", ".join(f"{one.name} ({one.found})" for one in failed)

@@ -6,11 +6,12 @@ import itertools
 import math
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from serverchange.cli.demo.facts import Facts, Move, Stream
+from serverchange.cli.demo.facts import Facts, Stream
 from serverchange.events import ChangeKind, Channel, Cluster
+from serverchange.tracker.channel_state import DOUBTS_TO_DECIDE
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,23 +90,37 @@ def _exposed_s(stream: Stream, true: Timeline, believed: Timeline, facts: Facts)
 def round_robin_timelines(facts: Facts) -> dict[Channel, Timeline]:
     """Return what a poller would have believed that asks for one channel after the other at the same rate.
 
-    It is given an API without lag and answers without delay: more than any real one has.
+    It is given an API without lag and answers without delay, which no real one has; and it follows the same rule of
+    doubts: a channel goes back to the cluster it just left only after three answers in a row. So the two differ in
+    whom they ask, in what they were told, and in nothing else.
     """
     true = true_timelines(facts)
-    duration_s = facts.ended_s - facts.started_s
-    if facts.lookups == 0 or duration_s <= 0:
-        return {channel: Timeline.of([(-math.inf, facts.home[channel])]) for channel in facts.tracked}
-    interval_s = duration_s / facts.lookups
+    interval_s = (facts.ended_s - facts.started_s) / facts.lookups if facts.lookups else math.inf
     round_s = interval_s * len(facts.tracked)
-    moves: dict[Channel, list[Move]] = defaultdict(list)
-    for move in facts.moves:
-        moves[move.channel].append(move)
     timelines = {}
     for index, channel in enumerate(facts.tracked):
+        asked_s = facts.started_s + index * interval_s
         steps: list[tuple[float, Cluster | None]] = [(-math.inf, facts.home[channel])]
-        first_s = facts.started_s + index * interval_s
-        for move in moves[channel]:
-            asked_s = first_s + math.ceil(max(0.0, move.at_s - first_s) / round_s) * round_s
-            steps.append((asked_s, true[channel].at(asked_s)))
+        steps += _believe_in_turn(true[channel], facts.home[channel], asked_s, round_s, facts.ended_s)
         timelines[channel] = Timeline.of(steps)
     return timelines
+
+
+def _believe_in_turn(
+    true: Timeline, home: Cluster, first_s: float, round_s: float, ended_s: float
+) -> Iterator[tuple[float, Cluster | None]]:
+    """Yield what is believed of one channel that is asked for at `first_s` and every `round_s` from then on."""
+    believed: Cluster | None = home
+    left: Cluster | None = None
+    doubts = 0
+    asked_s = first_s
+    while asked_s < ended_s:
+        seen = true.at(asked_s)
+        if seen == believed:
+            doubts = 0
+        elif seen == left and doubts + 1 < DOUBTS_TO_DECIDE:
+            doubts += 1
+        else:
+            believed, left, doubts = seen, believed, 0
+            yield asked_s, believed
+        asked_s += round_s

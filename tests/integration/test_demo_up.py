@@ -1,0 +1,134 @@
+"""`serverchange up`: everything runs, heals, answers the command line, and stops without leaving anything behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+SERVERCHANGE = (sys.executable, "-P", "-m", "serverchange.cli")
+TIMEOUT_S = 90.0
+CHANNEL = "streamer_000001"
+
+pytestmark = pytest.mark.slow
+
+
+class Up:
+    """A running `serverchange up`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._process = subprocess.Popen(
+            [*SERVERCHANGE, "up", "--simulator", "--channels", "40", "--data", str(folder)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "SERVERCHANGE_KAFKA_PARTITIONS": "4"},
+        )
+        assert self._process.stdout is not None
+        self.said: list[str] = []
+        for line in self._process.stdout:
+            self.said.append(line)
+            if "serverchange where" in line:
+                return
+        raise AssertionError("".join(self.said))
+
+    def ask(self, *arguments: str) -> tuple[int, str]:
+        """Run a command against it, in a folder and an environment of somebody else's."""
+        ended = subprocess.run(
+            [*SERVERCHANGE, *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=TIMEOUT_S,
+            env={**os.environ, "SERVERCHANGE_CONFIG": str(self.folder / "settings.toml")},
+        )
+        return ended.returncode, ended.stdout
+
+    def family(self) -> list[psutil.Process]:
+        """Return all processes below it."""
+        return psutil.Process(self._process.pid).children(recursive=True)
+
+    def service(self, name: str) -> psutil.Process:
+        """Return the process of a service."""
+        return next(child for child in self.family() if child.cmdline()[-1:] == [name])
+
+    def stop(self) -> int:
+        """Ask it to stop and return its exit code."""
+        self._process.send_signal(signal.SIGTERM)
+        return self._process.wait(TIMEOUT_S)
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    running = Up(tmp_path_factory.mktemp("up") / "data")
+    yield running
+    family = running.family()
+    assert running.stop() == 0
+    _, alive = psutil.wait_procs(family, timeout=TIMEOUT_S)
+    assert alive == []
+
+
+def wait_settled(up: Up) -> dict[str, object]:
+    deadline = time.monotonic() + TIMEOUT_S
+    while time.monotonic() < deadline:
+        code, answer = up.ask("where", CHANNEL, "--json")
+        found = json.loads(answer)["channels"] if answer else []
+        if code == 0 and found and found[0]["status"] == "settled":
+            return dict(found[0])
+    raise AssertionError(f"{CHANNEL} is not settled: {answer}")
+
+
+def test_a_channel_that_is_added_is_found_and_explained(up: Up) -> None:
+    code, written = up.ask("channels", "add", CHANNEL, "--service", "mine", "--label", "partner", "--json")
+    assert (code, json.loads(written)[0]["channel"]) == (0, CHANNEL)
+
+    assert wait_settled(up)["services"] == ["mine"]
+
+    code, reasons = up.ask("why", CHANNEL, "--json")
+    assert code == 0
+    assert json.loads(reasons)["decided"]["decided_by"]["event"]["type"] == "tv.serverchange.cluster.observed.v1"
+    assert f"{CHANNEL}\t" in up.ask("channels", "list", "--label", "partner")[1]
+    assert json.loads(up.ask("status", "--json")[1])["ready"] is True
+    assert up.ask("topics", "plan")[1].count("keep") == 7
+
+
+def test_an_unknown_channel_is_an_exit_code_of_one(up: Up) -> None:
+    assert up.ask("where", "nobody_at_all")[0] == 1
+
+
+def test_a_pin_wins_and_its_history_is_kept(up: Up) -> None:
+    up.ask("channels", "add", CHANNEL, "--service", "mine", "--label", "partner")
+    wait_settled(up)
+
+    up.ask("channels", "pin", CHANNEL, "aws")
+
+    deadline = time.monotonic() + TIMEOUT_S
+    while (newest := json.loads(up.ask("history", CHANNEL, "--json")[1])[0])["cluster"] != "aws":
+        assert time.monotonic() < deadline
+    assert newest["what"] == "moved"
+
+
+def test_a_killed_service_is_started_again(up: Up) -> None:
+    before = up.service("state-api")
+    before.kill()
+
+    deadline = time.monotonic() + TIMEOUT_S
+    while up.ask("status")[0] != 0:
+        assert time.monotonic() < deadline
+    assert up.service("state-api").pid != before.pid
+
+
+def test_secrets_stand_in_no_process_list_and_in_no_log(up: Up) -> None:
+    token = (up.folder / "api-token").read_text()
+    shown = [" ".join(child.cmdline()) for child in up.family()]
+    assert [line for line in shown if token in line or "simulated-token" in line] == []
+    logs = [log for log in (up.folder / "logs").glob("*.log") if log.stem != "simulator"]
+    assert len(logs) == 5
+    assert [log for log in logs if token in log.read_text() or "simulated-token" in log.read_text()] == []
