@@ -115,6 +115,11 @@ def test_a_pin_wins_and_its_history_is_kept(up: Up) -> None:
     assert newest["what"] == "moved"
 
 
+def test_the_tables_are_the_fold_of_the_log(up: Up) -> None:
+    code, report = up.ask("verify", "--json")
+    assert (code, json.loads(report)["differences"]) == (0, [])
+
+
 def test_a_killed_service_is_started_again(up: Up) -> None:
     before = up.service("state-api")
     before.kill()

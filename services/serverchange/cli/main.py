@@ -13,7 +13,7 @@ from typing import Annotated, Final, NoReturn
 
 import typer
 
-from serverchange.cli import answers, channels, checkout, topics
+from serverchange.cli import answers, channels, checkout, log, topics
 from serverchange.cli.faults import CheckFault, Fault, UnavailableFault
 from serverchange.cli.processes import SERVICES, run_service, run_simulator
 from serverchange.cli.supervised import end_with_supervisor
@@ -90,6 +90,7 @@ for _service in SERVICES:
 app.add_typer(topics.app, name="topics", rich_help_panel=OPERATE)
 app.add_typer(channels.app, name="channels", rich_help_panel=OPERATE)
 answers.register(app, panel=ASK)
+log.register(app, panel=OPERATE)
 checkout.register(app, panel=DEVELOP)
 
 
@@ -117,7 +118,11 @@ def _as_fault(error: Exception) -> Fault | None:
     name = f"{type(error).__module__}.{type(error).__name__}"
     if name == "serverchange.adapters.settings.SettingsError":
         return SettingsFault(str(error))
-    if name in {"serverchange.events.Rejected", "serverchange.adapters.kafka.topics.TopicsError"}:
+    if name in {
+        "serverchange.events.Rejected",
+        "serverchange.adapters.kafka.topics.TopicsError",
+        "serverchange.materializer.rebuild.RebuildError",
+    }:
         return Fault(str(error))
     if name == "serverchange.embedded.errors.EmbeddedError":
         return UnavailableFault(str(error))
