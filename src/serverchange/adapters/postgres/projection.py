@@ -184,16 +184,23 @@ async def load_states(
     Both come from one REPEATABLE READ snapshot, so a caller that reads the log from the positions misses nothing
     and folds nothing twice. A partition that nobody has folded yet has no position: read it from offset 0.
     """
-    wanted = sorted(partitions)
     before = connection.isolation_level
     await connection.set_isolation_level(IsolationLevel.REPEATABLE_READ)
     try:
         async with connection.transaction():
-            positions = await load_positions(connection, wanted)
-            cursor = await connection.execute(_SQL["load_partitions"], {"partitions": wanted})
-            states = [parse_state(row)[1] for row in await cursor.fetchall()]
+            return await load_states_in(connection, partitions)
     finally:
         await connection.set_isolation_level(before)
+
+
+async def load_states_in(
+    connection: AsyncConnection, partitions: Iterable[int]
+) -> tuple[list[ChannelState], dict[int, LogPosition]]:
+    """Return what `load_states` does, in the caller's transaction, which settles of what instant."""
+    wanted = sorted(partitions)
+    positions = await load_positions(connection, wanted)
+    cursor = await connection.execute(_SQL["load_partitions"], {"partitions": wanted})
+    states = [parse_state(row)[1] for row in await cursor.fetchall()]
     return states, {position.partition: position for position in positions}
 
 
