@@ -19,7 +19,7 @@ from heapq import heappop, heappush, nsmallest
 
 from serverchange.tracker.habits import Habits
 from serverchange.tracker.move_hazard import FORGET_S, CohortKey, MoveHazard
-from serverchange.tracker.neighbours import Neighbours
+from serverchange.tracker.neighbours import Neighbours, Standing
 from serverchange.tracker.scan_lanes import ScanLanes
 
 __all__ = ["Explanation", "Lookup", "LookupSchedule", "Request", "ScheduleSettings", "StreamsScan", "Wait"]
@@ -89,7 +89,7 @@ class Explanation:
     next_lookup_s: float
 
 
-LIVE, UNVERIFIED, QUEUED, FREE = 1, 2, 4, 8
+LIVE, UNVERIFIED, FREE = 1, 2, 4
 
 SWEEP = 8
 """Channels weighed anew at each decision, in turn: the whole share about every N / 8 requests."""
@@ -102,9 +102,11 @@ LAG_S = 60.0
 """How long the API goes on telling the old cluster (seconds to minutes): e-folding time assumed."""
 LOOKS_S = (25.0, 75.0, 180.0)
 """Second looks after a channel went live, since the API lags; each if it is worth it."""
-PASSED_LOOKS_S = (30.0, 90.0, 240.0)
+PASSED_LOOKS_S = (30.0, 90.0, 240.0, 900.0, 2_400.0)
 """Further looks at a channel between two that moved."""
-PASSED_CHANCE = 0.5
+PASSED_FADE = 0.7
+"""What is left of that chance after each answer that contradicts it."""
+PASSED_CHANCE = 0.3
 """How likely such a channel is about to move, or has moved and the API lags."""
 LIVE_SHARE = 0.02
 """Part of its cohort's hazard that a channel has while it is thought to stream: it may have broken off unseen."""
@@ -142,6 +144,7 @@ class LookupSchedule:
         self._flying: dict[int, tuple[float, str, float]] = {}
         self._questions: dict[int, list[float]] = {}
         self._suspects: dict[int, float] = {}
+        self._targets: dict[int, str | None] = {}
         self._live: set[str] = set()
         self._cursor = 0
         self._bar = 1e-6
@@ -229,8 +232,10 @@ class LookupSchedule:
         while timed and timed[0][0] <= now_s:
             self._release(heappop(timed), now_s)
         self._sweep(now_s)
-        while (row := self._neighbours.propose(now_s, self._is_askable)) is not None:
-            self._put(row, NEIGHBOUR_WORTH * self._neighbours.moved_share, "neighbour moved", now_s)
+        while (proposed := self._neighbours.propose(now_s, self._standing)) is not None:
+            self._put(proposed[0], NEIGHBOUR_WORTH * proposed[1], "neighbour moved", now_s)
+        if between := self._neighbours.take_between():
+            self._suspect(between, now_s)
         scan_worth = self._scan_worth(now_s)
         ready = self._ready
         while ready and -ready[0][0] >= scan_worth:
@@ -238,8 +243,8 @@ class LookupSchedule:
             if self._is_due(row, reason, put_s):
                 self._flying[row] = (now_s, reason, self._verified_s[row])
                 return Lookup(self._names[row])
-        if len(ready) < 16:
-            self._bar *= 0.9
+        if len(ready) < READY // 16 or self._bar > scan_worth:
+            self._bar *= 0.95
         if scan_worth > 0.0:
             return self._scan(now_s)
         if ready:
@@ -255,7 +260,6 @@ class LookupSchedule:
             return
         _, reason, _ = self._flying.pop(row, (now_s, "told", 0.0))
         sampled = reason not in ("neighbour moved", "passed over", "unverified", "notice or doubt")
-        suspected = self._suspects.pop(row, 0.0)
         key = self._hazard.keys[self._cohorts[row]]
         if changed and cluster != key[1]:
             if key[1] is not None:
@@ -270,9 +274,10 @@ class LookupSchedule:
                 self._cohorts[row], now_s - self._verified_s[row], moved=False, sampled=True, now_s=now_s
             )
         self._neighbours.missed(row, now_s)
-        if reason == "went live" or reason == "second look":
-            pass
-        del suspected
+        if row in self._suspects and not self._flags[row] & LIVE:
+            self._suspects[row] *= PASSED_FADE
+            if self._suspects[row] < PASSED_CHANCE * PASSED_FADE ** len(PASSED_LOOKS_S):
+                del self._suspects[row]
         self._verified_s[row] = now_s
         self._integral[row] = self._hazard.integral[self._cohorts[row]]
         self._flags[row] &= ~UNVERIFIED
@@ -364,6 +369,8 @@ class LookupSchedule:
 
     def _join(self, row: int, key: CohortKey, now_s: float) -> None:
         cohort = self._hazard.cohort(key)
+        self._suspects.pop(row, None)
+        self._targets[self._cohorts[row]] = key[1]
         self._hazard.members[self._cohorts[row]] -= 1
         self._hazard.members[cohort] += 1
         self._cohorts[row] = cohort
@@ -373,20 +380,29 @@ class LookupSchedule:
     def _found(self, row: int, *, sampled: bool, now_s: float) -> None:
         cohort = self._cohorts[row]
         self._hazard.examined(cohort, now_s - self._verified_s[row], moved=True, sampled=sampled, now_s=now_s)
-        for passed in self._neighbours.found(row, cohort, now_s):
-            if self._cohorts[passed] == cohort and not self._flags[passed] & FREE:
-                self._suspects[passed] = PASSED_CHANCE
-                if not self._flags[passed] & LIVE:
-                    self._look_at_passed(passed, now_s)
-                else:
-                    self._lanes.weigh(passed, PASSED_CHANCE * LIVE_SCAN_PER_S)
+        self._neighbours.found(row, cohort, now_s)
+
+    def _suspect(self, rows: list[int], now_s: float) -> None:
+        """Rows between moved ones: ask them again soon, or once they stop streaming."""
+        for row in rows:
+            if self._flags[row] & FREE or row in self._suspects:
+                continue
+            self._suspects[row] = PASSED_CHANCE
+            if self._flags[row] & LIVE:
+                self._lanes.weigh(row, PASSED_CHANCE * LIVE_SCAN_PER_S)
+            else:
+                self._look_at_passed(row, now_s)
 
     def _look_at_passed(self, row: int, now_s: float) -> None:
         for wait_s in PASSED_LOOKS_S:
             heappush(self._timed, (now_s + wait_s, row, "passed over", NEIGHBOUR_WORTH))
 
-    def _is_askable(self, row: int, cohort: int) -> bool:
-        return self._cohorts[row] == cohort and not self._flags[row] & (LIVE | FREE) and row not in self._flying
+    def _standing(self, row: int, cohort: int) -> Standing:
+        if self._cohorts[row] != cohort:
+            keys = self._hazard.keys
+            moved = self._targets.get(cohort) == keys[self._cohorts[row]][1]
+            return "moved" if moved else "other"
+        return "other" if self._flags[row] & (LIVE | FREE) or row in self._flying else "askable"
 
     # questions
 
@@ -396,33 +412,20 @@ class LookupSchedule:
             self._thin()
 
     def _thin(self) -> None:
-        best = nsmallest(READY // 2, self._ready)
-        for _, row, reason, _ in self._ready:
-            if reason == "offline" or reason == "live":
-                self._flags[row] &= ~QUEUED
-            elif reason == "neighbour moved":
-                pass
-        for worth, row, reason, _ in best:
-            if reason == "offline" or reason == "live":
-                self._flags[row] |= QUEUED
-        kept = {id(entry) for entry in best}
-        for entry in self._ready:
-            if entry[2] == "neighbour moved" and id(entry) not in kept:
-                self._neighbours.dropped(entry[1])
-        self._ready = best
-        self._bar = max(self._bar, -best[-1][0])
+        self._ready.sort()
+        for _, row, reason, _ in self._ready[READY // 2 :]:
+            if reason == "neighbour moved":
+                self._neighbours.dropped(row)
+        del self._ready[READY // 2 :]
+        self._bar = max(self._bar, -self._ready[-1][0])
 
     def _is_due(self, row: int, reason: str, put_s: float) -> bool:
         flags = self._flags[row]
-        if reason == "offline" or reason == "live":
-            self._flags[row] = flags & ~QUEUED
         if flags & FREE or row in self._flying:
             if reason == "neighbour moved":
                 self._neighbours.dropped(row)
             return False
-        if self._verified_s[row] > put_s and not (flags & UNVERIFIED):
-            return False
-        return True
+        return bool(flags & UNVERIFIED) or self._verified_s[row] <= put_s
 
     def _ask_again(self, row: int, now_s: float) -> None:
         spacing = self._settings.repeat_after_s
@@ -442,6 +445,8 @@ class LookupSchedule:
         if flags & FREE:
             return
         if reason == "second look" and not flags & LIVE:
+            return
+        if reason == "passed over" and row not in self._suspects:
             return
         if reason == "unverified" and not flags & UNVERIFIED:
             return
@@ -488,10 +493,9 @@ class LookupSchedule:
             worth = self._weigh(row, now_s)
             if state & UNVERIFIED and row not in self._questions:
                 worth += UNKNOWN_WORTH
-            if worth > self._bar and not state & QUEUED and row not in self._flying:
+            if worth > self._bar and row not in self._flying:
                 if now_s - self._verified_s[row] < LOOK_AGAIN_S:
                     continue
-                flags[row] = state | QUEUED
                 self._put(row, worth, "live" if state & LIVE else "offline", now_s)
         self._cursor = row
 

@@ -9,8 +9,12 @@ of neighbours, chases become rare by themselves.
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
-__all__ = ["Neighbours"]
+__all__ = ["Neighbours", "Standing"]
+
+Standing = Literal["askable", "moved", "other"]
+"""Still in the chase's cohort and worth a question; moved where the chase's finds moved; or neither."""
 
 MISSES_TO_STOP = 2
 WINDOW = 4
@@ -69,6 +73,7 @@ class Neighbours:
         self._asked = 8.0
         self._moved = 4.0
         self._passed_over = 0
+        self._between: list[int] = []
         self.slowness = 1.0
 
     def set_orders(self, orders: list["array[int]"], rows: int) -> None:
@@ -81,10 +86,11 @@ class Neighbours:
                 self._place[row], self._order_of[row] = place, number
         self._chases.clear()
         self._asked_for.clear()
+        self._between.clear()
 
     @property
     def moved_share(self) -> float:
-        """How large a part of the asked neighbours had moved, lately."""
+        """How large a part of the first neighbours asked in a chase had moved, lately."""
         return self._moved / self._asked
 
     @property
@@ -92,40 +98,35 @@ class Neighbours:
         """How many chases are remembered."""
         return len(self._chases)
 
-    def found(self, row: int, cohort: int, now_s: float) -> list[int]:
-        """A move was found, by a chase or otherwise.
-
-        Returns:
-            Rows passed over between moved ones: their own move is late, or the API's knowledge of it.
-        """
+    def found(self, row: int, cohort: int, now_s: float) -> None:
+        """A move was found, by a chase or otherwise."""
         if row in self._asked_for:
             chase, side = self._asked_for.pop(row)
-            self._note(moved=True)
+            self._note(chase, moved=True)
             side.asked -= 1
             side.misses, side.first_miss, side.watch_s = 0, None, WATCH_FIRST_S
             chase.finds += 1
             chase.last_find_s = now_s
-            between, side.passed = side.passed, []
-            return between
+            self._surround(chase, side)
+            return
         if row >= len(self._place) or self._place[row] < 0:
-            return []
+            return
         number, place = self._order_of[row], self._place[row]
         for chase in self._chases:
             if chase.order == number and chase.cohort == cohort and chase.sides[0].edge < place < chase.sides[1].edge:
                 chase.finds += 1
                 chase.last_find_s = now_s
-                return []
+                return
         self._passed_over += 1
         if self.moved_share >= RARE or self._passed_over % 8 == 0:
             self._begin(number, place, cohort, now_s)
-        return []
 
     def missed(self, row: int, now_s: float) -> None:
         """The row was asked and has not moved; heeded only if a chase asked."""
         if row not in self._asked_for:
             return
         chase, side = self._asked_for.pop(row)
-        self._note(moved=False)
+        self._note(chase, moved=False)
         side.asked -= 1
         side.misses += 1
         side.passed.append(row)
@@ -142,44 +143,63 @@ class Neighbours:
             _, side = self._asked_for.pop(row)
             side.asked -= 1
 
-    def propose(self, now_s: float, can_ask: Callable[[int, int], bool]) -> int | None:
-        """The next row that some chase wants asked, or None.
+    def propose(self, now_s: float, standing: Callable[[int, int], Standing]) -> tuple[int, float] | None:
+        """The next row that some chase wants asked and the chance that it moved, or None.
 
         Args:
             now_s: the time.
-            can_ask: whether the row is still believed in the chase's cohort and worth a question now.
+            standing: how a row stands to the cohort of a chase.
         """
         for chase in self._chases:
             for side in chase.sides:
-                if side.misses >= MISSES_TO_STOP:
-                    if chase.finds < SENTINEL_FINDS or now_s < side.watch_at_s or side.asked:
-                        continue
-                    if now_s - chase.last_find_s > CHASE_LASTS_S:
-                        continue
-                    if side.first_miss is not None:
-                        side.edge = side.first_miss
-                    side.misses, side.first_miss, side.passed = 0, None, []
-                row = self._advance(chase, side, can_ask)
+                if side.misses >= MISSES_TO_STOP and not self._resume(chase, side, now_s):
+                    continue
+                row = self._advance(chase, side, standing)
                 if row is not None:
-                    return row
+                    return row, 1.0 if chase.finds >= SENTINEL_FINDS else self.moved_share
         return None
 
-    def _advance(self, chase: _Chase, side: _Side, can_ask: Callable[[int, int], bool]) -> int | None:
+    def take_between(self) -> list[int]:
+        """Rows passed over between moved ones since the last call: late themselves, or the API's knowledge is."""
+        between, self._between = self._between, []
+        return between
+
+    def _resume(self, chase: _Chase, side: _Side, now_s: float) -> bool:
+        """A stopped side looks again where it first missed, if its chase found several and not too long ago."""
+        if chase.finds < SENTINEL_FINDS or side.asked or now_s < side.watch_at_s:
+            return False
+        if now_s - chase.last_find_s > CHASE_LASTS_S:
+            return False
+        if side.first_miss is not None:
+            side.edge = side.first_miss
+        side.misses, side.first_miss, side.passed = 0, None, []
+        return True
+
+    def _advance(self, chase: _Chase, side: _Side, standing: Callable[[int, int], Standing]) -> int | None:
         order = self._orders[chase.order]
         for _ in range(STRIDE):
-            if side.asked >= WINDOW or side.asked + side.misses >= WINDOW or not 0 <= side.edge < len(order):
+            if side.asked + side.misses >= WINDOW or not 0 <= side.edge < len(order):
                 return None
             row = order[side.edge]
             side.edge += side.step
             if row in self._asked_for:
                 continue
-            if can_ask(row, chase.cohort):
+            stands = standing(row, chase.cohort)
+            if stands == "askable":
                 side.asked += 1
                 self._asked_for[row] = (chase, side)
                 return row
-            if len(side.passed) < PASSED:
+            if stands == "moved":
+                self._surround(chase, side)
+            elif len(side.passed) < PASSED:
                 side.passed.append(row)
         return None
+
+    def _surround(self, chase: _Chase, side: _Side) -> None:
+        """What was passed over is seen to lie between moved rows."""
+        if chase.finds >= SENTINEL_FINDS:
+            self._between += side.passed
+            side.passed = []
 
     def _begin(self, order: int, place: int, cohort: int, now_s: float) -> None:
         chase = _Chase(order, cohort, (_Side(-1, place - 1), _Side(1, place + 1)), last_find_s=now_s)
@@ -188,6 +208,8 @@ class Neighbours:
             oldest = min(self._chases, key=lambda other: other.last_find_s)
             self._chases.remove(oldest)
 
-    def _note(self, *, moved: bool) -> None:
+    def _note(self, chase: _Chase, *, moved: bool) -> None:
+        if chase.finds >= SENTINEL_FINDS:
+            return
         self._asked = self._asked * FADE + 1.0
         self._moved = self._moved * FADE + moved
