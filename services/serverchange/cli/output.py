@@ -75,5 +75,5 @@ def quiet_logs() -> None:
     from serverchange.adapters.settings import ProcessSettings
 
     configure_logs(ProcessSettings(log_level="warning"), service="cli")
-    # kafka-python warns of each call of more than 100 ms, which at a terminal says nothing.
-    logging.getLogger("kafka").setLevel(logging.ERROR)
+    # kafka-python tells of every attempt to connect while a broker restarts; what matters comes as an exception.
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
