@@ -146,13 +146,16 @@ async def _judge(position: ChangePosition, ring: ChangeRing, board: FreshnessBoa
     ends = board.trusted_ends() if not past else await board.ends_asked_after(time.monotonic(), ENDS_TIMEOUT_S)
     if ends is None:
         raise unavailable("Kafka does not answer, and only it could tell what came after that id; try again")
-    return judge_by_ends(position, ends)
+    return judge_by_ends(position, ends, ring.position)
 
 
-def judge_by_ends(position: ChangePosition, ends: LogEnds) -> _Reset | None:
-    """Return why a reader cannot go on from `position` as Kafka sees it, or None."""
+def judge_by_ends(position: ChangePosition, ends: LogEnds, newest: ChangePosition) -> _Reset | None:
+    """Return why a reader cannot go on from `position` as Kafka sees it, or None.
+
+    `newest` is what was read already: it may be newer than the ends, which were asked for a moment ago.
+    """
     for partition, mine in enumerate(position.offsets):
-        if mine > ends.changes.get(partition, 0):
+        if mine > max(ends.changes.get(partition, 0), newest.offsets[partition]):
             return _Reset("the id is past the end of the topic")
         if mine < ends.resumable.get(partition, 0):
             return _Reset("the id is older than 29 days: changes after it may be compacted away")

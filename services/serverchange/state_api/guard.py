@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serverchange.adapters import metrics
@@ -47,10 +48,6 @@ class RequestRate:
         return 0.0 if allowed else (1 - tokens) / self._per_second
 
 
-class BodyTooLargeError(Exception):
-    """The body went past the limit while it was read."""
-
-
 class Guard:
     """The middleware."""
 
@@ -68,12 +65,10 @@ class Guard:
         refusal = self._refusal(scope)
         try:
             if refusal is not None:
+                await exchange.drain()
                 await refusal(scope, receive, exchange.send)
             else:
                 await self._app(scope, exchange.receive, exchange.send)
-        except BodyTooLargeError:
-            if not exchange.status:
-                await self._too_large(scope)(scope, receive, exchange.send)
         finally:
             exchange.measure()
 
@@ -88,12 +83,13 @@ class Guard:
             return problem_response(429, detail, instance=scope["path"], headers=headers)
         length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         if not length.isdigit() or int(length) > self._body_bytes_max:
-            return self._too_large(scope)
+            detail = _too_large(self._body_bytes_max)
+            return problem_response(413, detail, instance=scope["path"], headers={"connection": "close"})
         return None
 
-    def _too_large(self, scope: Scope) -> ASGIApp:
-        detail = f"the body has more than {self._body_bytes_max} bytes"
-        return problem_response(413, detail, instance=scope["path"], headers={"connection": "close"})
+
+def _too_large(limit: int) -> str:
+    return f"the body has more than {limit} bytes"
 
 
 class _Exchange:
@@ -103,6 +99,7 @@ class _Exchange:
         self._scope = scope
         self._receive = receive
         self._send = send
+        self._body_bytes_max = body_bytes_max
         self._left = body_bytes_max
         self._started_s = time.perf_counter()
         self.status = 0
@@ -112,8 +109,18 @@ class _Exchange:
         if message["type"] == "http.request":
             self._left -= len(message.get("body", b""))
             if self._left < 0:
-                raise BodyTooLargeError
+                await self.drain()
+                # Raised inside the framework's own reading of the body, which passes on this kind alone.
+                raise HTTPException(413, _too_large(self._body_bytes_max))
         return message
+
+    async def drain(self) -> None:
+        """Read up to twice the limit, unused: a client that still writes would see a reset and never the answer."""
+        left = 2 * self._body_bytes_max
+        message: Message = {"more_body": True}
+        while left > 0 and message.get("more_body", False):
+            message = await self._receive()
+            left -= len(message.get("body", b""))
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
