@@ -1,6 +1,6 @@
 """A reconnector is a bot shard: it holds the channels of its partitions and moves them when they move.
 
-Reads: `cluster-changes` (as a member of the group `reconnectors`), `clusters`, `channel-live`, `shard-holdings`, IRC links.
+Reads: `cluster-changes` (in the group `reconnectors`), `clusters`, `channel-live`, `shard-holdings`, IRC links.
 Decides: make before break, a channel at a time (`tracker/handover.py`), within the shared budget (`tracker/budget.py`).
 Writes: `chat-lines`, `shard-holdings`, and `server-change.received` and `channel.doubted` to `channel-events`.
 """

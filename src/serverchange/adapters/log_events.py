@@ -48,4 +48,6 @@ class LogEvent(StrEnum):
     HANDOVER_ENDED = "handover.ended"
     JOIN_UNCONFIRMED = "join.unconfirmed"
     LINES_DROPPED = "lines.dropped"
+    DRAIN_STARTED = "drain.started"
+    DRAIN_ENDED = "drain.ended"
     REQUEST_FAILED = "request.failed"

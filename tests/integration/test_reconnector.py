@@ -1,0 +1,244 @@
+"""Whole shards in this process, on real Kafka and PostgreSQL, against the simulated platform."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from kafka import TopicPartition
+
+from serverchange.adapters.kafka.clients import make_consumer
+from serverchange.adapters.kafka.publisher import EventPublisher
+from serverchange.adapters.kafka.topics import topic_name
+from serverchange.adapters.process import Process, Readiness
+from serverchange.adapters.settings import KafkaSettings, PlatformSettings, ReconnectorSettings, Settings
+from serverchange.events import ChangedData, ChangeKind, Channel, ChatLine, Cluster, ClusterChanged, change_id
+from serverchange.reconnector.main import run_shard
+from serverchange.simulator.settings import SimulatorSettings
+from serverchange.simulator.simulator import Simulator
+from serverchange.topics import CHANNEL_EVENTS, CHAT_LINES, CLUSTER_CHANGES, SHARD_HOLDINGS, Topic
+
+WAIT_S = 40
+LOOK_S = 0.1
+MAIN, AWS = Cluster("main"), Cluster("aws")
+CHANNELS = tuple(Channel(f"channel{number:02}") for number in range(12))
+
+
+def changed(channel: Channel, cluster: Cluster, version: int, what: ChangeKind = ChangeKind.MOVED) -> tuple[str, bytes]:
+    event = ClusterChanged(
+        id=change_id(channel, 1, version),
+        source="test",
+        time=datetime.now(UTC),
+        subject=channel,
+        data=ChangedData(what=what, cluster=cluster, generation=1, version=version, since=datetime.now(UTC)),
+    )
+    return channel, event.to_record()
+
+
+class Reader:
+    """Reads a topic from its beginning as anyone could."""
+
+    def __init__(self, settings: KafkaSettings, topic: Topic) -> None:
+        self._consumer = make_consumer(settings, client_id="reader", group=None)
+        name = topic_name(settings, topic)
+        self._consumer.assign([TopicPartition(name, number) for number in self._consumer.partitions_for_topic(name)])
+        self._consumer.seek_to_beginning()
+        self.values: list[bytes] = []
+
+    async def until(self, condition: Callable[[list[bytes]], bool]) -> list[bytes]:
+        async with asyncio.timeout(WAIT_S):
+            while not condition(self.values):
+                polled = await asyncio.to_thread(self._consumer.poll, timeout_ms=200)
+                self.values += [record.value for records in polled.values() for record in records]
+        return self.values
+
+    def close(self) -> None:
+        self._consumer.close()
+
+
+def lines_of(values: Iterable[bytes], channel: Channel) -> list[int]:
+    """The numbered lines of a channel that readers got."""
+    numbers = []
+    for value in values:
+        event = ChatLine.model_validate_json(value)
+        if event.subject == channel and event.data.line and (found := re.search(r" :#(\d+) ", event.data.line)):
+            numbers.append(int(found[1]))
+    return numbers
+
+
+@asynccontextmanager
+async def simulated(**changes: object) -> AsyncIterator[Simulator]:
+    quiet = {
+        "channels": len(CHANNELS),
+        "names": CHANNELS,
+        "event_channels": 0,
+        "group_channels": 0,
+        "script": False,
+        "habits": False,
+        "lines_per_second": 0,
+        "clearchat_share": 0,
+    }
+    async with Simulator(SimulatorSettings.model_validate({**quiet, **changes})) as simulator:
+        yield simulator
+
+
+def shard_settings(settings: Settings, simulator: Simulator, name: str, **changes: Any) -> Settings:
+    account = simulator.settings.accounts[0]
+    return settings.model_copy(
+        update={
+            "process": settings.process.model_copy(update={"name": name}),
+            "platform": PlatformSettings(
+                transport="plain",
+                seeds={cluster: (ports.plain,) for cluster, ports in simulator.addresses.clusters.items()},
+                allowed_networks=("127.0.0.0/8",),
+                plaintext_token_hosts=("127.0.0.1",),
+            ),
+            "reconnector": ReconnectorSettings.model_validate(
+                {
+                    "account": account.login,
+                    "token": account.token,
+                    "account_class": "verified",
+                    "overlap_s": 0.5,
+                    "confirm_timeout_s": 2,
+                    **changes,
+                }
+            ),
+        }
+    )
+
+
+class RunningShard:
+    """One shard as a task; `stop` is its SIGTERM."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.process = Process("reconnector", settings.process, asyncio.Event(), Readiness())
+        self.task = asyncio.get_running_loop().create_task(run_shard(settings, self.process))
+
+    def stop(self) -> None:
+        self.process.stopping.set()
+
+    async def kill(self) -> None:
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+
+    async def ready(self) -> None:
+        async with asyncio.timeout(WAIT_S):
+            while not self.process.readiness.ready and not self.task.done():  # noqa: ASYNC110  (as /readyz is)
+                await asyncio.sleep(LOOK_S)
+        if self.task.done():
+            self.task.result()
+
+
+@asynccontextmanager
+async def shards(*settings: Settings) -> AsyncIterator[list[RunningShard]]:
+    running = [RunningShard(one) for one in settings]
+    try:
+        for one in running:
+            await one.ready()
+        yield running
+    finally:
+        for one in running:
+            await one.kill()
+
+
+async def platform_has(simulator: Simulator, condition: Callable[[dict[Channel, list[Cluster]]], bool]) -> None:
+    """Wait until the platform's own view of who is joined where is as wanted."""
+    async with asyncio.timeout(WAIT_S):
+        while not condition(joined(simulator)):  # noqa: ASYNC110  (another process's view, in production)
+            await asyncio.sleep(LOOK_S)
+
+
+def joined(simulator: Simulator) -> dict[Channel, list[Cluster]]:
+    return {
+        channel: [link.cluster for link in simulator.links() if channel in link.dialogue.joined] for channel in CHANNELS
+    }
+
+
+async def test_a_shard_joins_what_the_snapshot_says_and_moves_with_a_change(settings: Settings) -> None:
+    async with simulated() as simulator, EventPublisher(settings.kafka, client_id="test") as publisher:
+        await publisher.publish_all(CLUSTER_CHANGES, [changed(channel, MAIN, 1) for channel in CHANNELS])
+        async with shards(shard_settings(settings, simulator, "one")):
+            await platform_has(simulator, lambda has: all(has[channel] == [MAIN] for channel in CHANNELS))
+            simulator.say(CHANNELS[0], 2)
+            simulator.move(CHANNELS[0], AWS)
+            await publisher.publish_all(CLUSTER_CHANGES, [changed(CHANNELS[0], AWS, 2)])
+            await platform_has(simulator, lambda has: has[CHANNELS[0]] == [AWS])
+            simulator.say(CHANNELS[0], 2)
+            reader = Reader(settings.kafka, CHAT_LINES)
+            await reader.until(lambda values: len(lines_of(values, CHANNELS[0])) == 4)
+            assert lines_of(reader.values, CHANNELS[0]) == [1, 2, 3, 4]
+            reader.close()
+
+
+async def test_a_pushed_notice_reaches_the_log(settings: Settings) -> None:
+    async with simulated() as simulator, EventPublisher(settings.kafka, client_id="test") as publisher:
+        await publisher.publish_all(CLUSTER_CHANGES, [changed(CHANNELS[0], MAIN, 3)])
+        async with shards(shard_settings(settings, simulator, "one")):
+            await platform_has(simulator, lambda has: has[CHANNELS[0]] == [MAIN])
+            simulator.move(CHANNELS[0], AWS)
+            reader = Reader(settings.kafka, CHANNEL_EVENTS)
+            (value,) = await reader.until(bool)
+            data = json.loads(value)["data"]
+            assert (data["heard_on"], data["believed_version"], data["reason"]) == (MAIN, 3, "moved")
+            reader.close()
+
+
+async def test_an_untracked_channel_is_left(settings: Settings) -> None:
+    async with simulated() as simulator, EventPublisher(settings.kafka, client_id="test") as publisher:
+        await publisher.publish_all(CLUSTER_CHANGES, [changed(channel, MAIN, 1) for channel in CHANNELS])
+        async with shards(shard_settings(settings, simulator, "one")):
+            await platform_has(simulator, lambda has: all(has.values()))
+            gone = changed(CHANNELS[0], MAIN, 2, ChangeKind.UNTRACKED)
+            await publisher.publish_all(CLUSTER_CHANGES, [gone])
+            await platform_has(simulator, lambda has: has[CHANNELS[0]] == [] and all(list(has.values())[1:]))
+
+
+async def test_a_second_shard_takes_half_and_no_channel_is_left_meanwhile(settings: Settings) -> None:
+    async with simulated() as simulator, EventPublisher(settings.kafka, client_id="test") as publisher:
+        await publisher.publish_all(CLUSTER_CHANGES, [changed(channel, MAIN, 1) for channel in CHANNELS])
+        async with shards(shard_settings(settings, simulator, "one")):
+            await platform_has(simulator, lambda has: all(has.values()))
+            async with shards(shard_settings(settings, simulator, "two")):
+                left = [channel for channel, where in joined(simulator).items() if not where]
+                assert left == []
+
+                def shared() -> bool:
+                    assert all(joined(simulator).values()), "a channel was left"
+                    links = [link.dialogue.joined for link in simulator.links() if link.dialogue.joined]
+                    return len(links) == 2 and sum(map(len, links)) == len(CHANNELS)
+
+                await platform_has(simulator, lambda _: shared())
+
+
+async def test_a_rolling_deploy_loses_and_repeats_no_line(settings: Settings) -> None:
+    async with (
+        simulated(lines_per_second=100, chat_in_offline_channels=True) as simulator,
+        EventPublisher(settings.kafka, client_id="test") as publisher,
+    ):
+        await publisher.publish_all(CLUSTER_CHANGES, [changed(channel, MAIN, 1) for channel in CHANNELS])
+        before = shard_settings(settings, simulator, "one", drain_timeout_s=60)
+        async with shards(before) as (predecessor,):
+            await platform_has(simulator, lambda has: all(has.values()))
+            first = {channel: simulator.say(channel)[0] for channel in CHANNELS}
+            predecessor.stop()
+            async with shards(before):
+                async with asyncio.timeout(WAIT_S):
+                    await predecessor.task
+                simulator.lines_per_second = 0
+                last = {channel: simulator.say(channel)[0] for channel in CHANNELS}
+                reader = Reader(settings.kafka, CHAT_LINES)
+                await reader.until(
+                    lambda values: all(last[channel] in lines_of(values, channel) for channel in CHANNELS)
+                )
+                for channel in CHANNELS:
+                    numbers = set(lines_of(reader.values, channel))
+                    assert set(range(first[channel], last[channel] + 1)) <= numbers, channel
+                reader.close()
+        holdings = Reader(settings.kafka, SHARD_HOLDINGS)
+        await holdings.until(lambda values: any(b'"released"' in value for value in values))
+        holdings.close()
