@@ -1,53 +1,70 @@
 # ruff: noqa: PLC0415 - what one command needs is imported when it runs: --help and completion stay quick
-"""Commands about the log and the tables made from it: `verify`, `rebuild`."""
+"""Commands about the log and the tables made from it: `verify`, `rebuild`, `log accept-hole`."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from serverchange.cli.faults import CheckFault
+from serverchange.cli.faults import CheckFault, Fault
 from serverchange.cli.output import JsonOption, note, print_fields, print_json, quiet_logs
 
 if TYPE_CHECKING:
+    from serverchange.adapters.settings import Settings
     from serverchange.materializer.rebuild import RebuildReport
 
 PROGRESS_INTERVAL_S: Final = 2.0
+
+log_app = typer.Typer(help="Tell the materializer what to make of a damaged log.", no_args_is_help=True)
 
 
 def register(app: typer.Typer, *, panel: str) -> None:
     """Add these commands to the application."""
     app.command(rich_help_panel=panel, epilog="Example: serverchange verify --json")(verify)
-    app.command(rich_help_panel=panel, epilog="Example: serverchange rebuild")(rebuild)
+    app.command(rich_help_panel=panel, epilog="Example: serverchange rebuild --compare")(rebuild)
+    app.add_typer(log_app, name="log", rich_help_panel=panel)
 
 
 def verify(as_json: JsonOption = False) -> None:
-    """Fold the whole log again beside the live tables and compare, row by row. Exits with 1 if any row differs."""
-    report = _run(swap=False)
+    """Prove that the tables are the fold of the log, and cluster-changes a snapshot of them. Exits with 1 if not."""
+    settings = _load_settings()
+    from serverchange.materializer.verify import run
+
+    report = run(settings, progress=_Shown())
+    print_json(report.as_json()) if as_json else print_fields(report.as_json() | {"faults": report.fault_count})
+    if not report.ok:
+        raise CheckFault("\n".join([f"{report.fault_count} differences:", *report.faults]))
+
+
+def rebuild(
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Only compare; leave the live tables as they are.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Fold the whole log again and put the result in the tables' place; subscribers are told what that alters.
+
+    The materializer may run meanwhile. An interrupted rebuild goes on where it stopped.
+    """
+    settings = _load_settings()
+    from serverchange.materializer.rebuild import run
+
+    report = run(settings, swap=not compare, compare=compare, progress=_Shown())
     print_json(to_json(report)) if as_json else print_fields(to_json(report))
     if report.differences:
-        first = report.differences[0]
-        raise CheckFault(
-            f"the tables are not the fold of the log, e.g. {first.table} {first.key}: {first.live} is {first.rebuilt}"
-            " in a fold. Replace them: serverchange rebuild"
-        )
-
-
-def rebuild(as_json: JsonOption = False) -> None:
-    """Fold the whole log again and put the result in the tables' place; subscribers are told what that alters."""
-    report = _run(swap=True)
-    print_json(to_json(report)) if as_json else print_fields(to_json(report))
+        raise CheckFault("the live tables are not what the log folds to. Replace them: serverchange rebuild")
 
 
 def to_json(report: RebuildReport) -> dict[str, Any]:
     """Return the report as JSON."""
-    differences = report.differences or ()
     return {
         "records": report.records,
         "seconds": round(report.seconds, 2),
-        "differences": [f"{one.table} {one.key}: {one.live} -> {one.rebuilt}" for one in differences],
+        "differences": None
+        if report.differences is None
+        else [f"{one.table} {one.key}: {one.live} -> {one.rebuilt}" for one in report.differences],
         "swapped": report.swapped,
         "altered": report.altered,
         "generation": report.generation,
@@ -55,15 +72,34 @@ def to_json(report: RebuildReport) -> dict[str, Any]:
     }
 
 
-def _run(*, swap: bool) -> RebuildReport:
+@log_app.command(
+    "accept-hole", epilog="Example: serverchange log accept-hole --partition 3. First read what /readyz says."
+)
+def accept_hole(
+    partition: Annotated[int, typer.Option(min=0, help="Of channel-events; /readyz of the materializer names it.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Accept that records were deleted before they were folded: go on behind them, and note the loss for ever."""
+    settings = _load_settings()
+    from serverchange.materializer.holes import NoHoleError
+    from serverchange.materializer.holes import accept_hole as accept
+
+    try:
+        hole = accept(settings, partition)
+    except NoHoleError as error:
+        raise Fault(str(error)) from error
+    told = {"partition": partition, "first_offset": hole.first_offset, "next_offset": hole.next_offset}
+    print_json(told) if as_json else print_fields(told)
+
+
+def _load_settings() -> Settings:
     from serverchange.adapters.settings import load_settings
     from serverchange.cli.reach import check_kafka
-    from serverchange.materializer.rebuild import run
 
     settings = load_settings()
     quiet_logs()
     check_kafka(settings.kafka)
-    return run(settings, swap=swap, compare=True, progress=_Shown())
+    return settings
 
 
 class _Shown:
@@ -75,4 +111,4 @@ class _Shown:
     def __call__(self, folded: int, total: int) -> None:
         if time.monotonic() - self._said_at_s >= PROGRESS_INTERVAL_S:
             self._said_at_s = time.monotonic()
-            note(f"{folded:,} of {total:,} records folded")
+            note(f"{folded:,} of {total:,} records")

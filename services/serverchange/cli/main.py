@@ -121,9 +121,10 @@ def _as_fault(error: Exception) -> Fault | None:
     if name in {
         "serverchange.events.Rejected",
         "serverchange.adapters.kafka.topics.TopicsError",
-        "serverchange.materializer.rebuild.RebuildError",
     }:
         return Fault(str(error))
+    if name in {"serverchange.materializer.rebuild.RebuildError", "serverchange.materializer.verify.VerifyError"}:
+        return UnavailableFault(str(error))
     if name == "serverchange.embedded.errors.EmbeddedError":
         return UnavailableFault(str(error))
     if name.startswith(("kafka.errors.", "serverchange.adapters.kafka.publisher.")):

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from serverchange.cli.output import JsonOption, print_json, print_rows, quiet_logs
+from serverchange.cli.faults import Fault
+from serverchange.cli.output import JsonOption, note, print_fields, print_json, print_rows, quiet_logs
 
 if TYPE_CHECKING:
     from serverchange.adapters.kafka.topics import TopicPlan
@@ -30,6 +32,24 @@ def plan(as_json: JsonOption = False) -> None:
     from serverchange.adapters.kafka.topics import plan_topics
 
     _print(plan_topics(_reachable_kafka()), as_json=as_json)
+
+
+@app.command(epilog="Example: serverchange topics copy --prefix v2. --partitions 96")
+def copy(
+    prefix: Annotated[str, typer.Option(help="Prefix of the new topics; the settings' is that of the old ones.")],
+    partitions: Annotated[int, typer.Option(min=1, help="Partitions of the new topics.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Copy the log into new topics with another number of partitions. Stop all writers first, rebuild afterwards."""
+    settings = _reachable_kafka()
+    from serverchange.materializer.copy_topic import CopyError, run
+
+    try:
+        report = run(settings, to_prefix=prefix, partitions=partitions)
+    except CopyError as error:
+        raise Fault(str(error)) from error
+    print_json(asdict(report)) if as_json else print_fields(asdict(report))
+    note(f"now start everything with SERVERCHANGE_KAFKA_TOPIC_PREFIX={prefix} and run: serverchange rebuild")
 
 
 def _reachable_kafka() -> KafkaSettings:
