@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import time
-from collections.abc import Callable
 from typing import Final
 
 import psycopg
@@ -14,7 +12,6 @@ import psycopg
 from serverchange.adapters import metrics
 from serverchange.adapters.change_follower import ChangeFollower
 from serverchange.adapters.hearsay import Hearsay
-from serverchange.adapters.hosts import HostRules
 from serverchange.adapters.kafka.group_follower import Membership
 from serverchange.adapters.kafka.publisher import EventPublisher
 from serverchange.adapters.kafka.table_follower import (
@@ -26,7 +23,7 @@ from serverchange.adapters.kafka.table_follower import (
 )
 from serverchange.adapters.leased_budget import LeasedBudget
 from serverchange.adapters.link_fleet import FleetRules, LinkFleet
-from serverchange.adapters.links import LinkRules, Login, make_tls_context
+from serverchange.adapters.link_setup import ANONYMOUS_ACCOUNT, make_link_rules, make_logins
 from serverchange.adapters.log_events import LogEvent
 from serverchange.adapters.logs import get_logger
 from serverchange.adapters.postgres.connections import connect
@@ -43,9 +40,6 @@ from serverchange.tracker.handover import HandoverLimits
 _log = get_logger("reconnector")
 
 GROUP: Final = "reconnectors"
-
-ANONYMOUS: Final = "anonymous"
-"""Whose budget nameless logins use: that of the address, shared with the listeners."""
 
 WATCH_INTERVAL_S: Final = 1.0
 DOUBTS_INTERVAL_S: Final = 2.0
@@ -71,11 +65,11 @@ def main(settings: Settings) -> None:
 async def run_shard(settings: Settings, process: Process) -> None:
     """Run until `process.stopping` is set and the drain is over; a part that fails for good ends the process."""
     name, wanted = settings.process.name, settings.reconnector
-    hosts = HostRules.from_settings(settings.platform)
-    directory = ServerDirectory(hosts, settings.platform.transport, settings.platform.seeds)
+    link_rules = make_link_rules(settings.platform)
+    directory = ServerDirectory(link_rules.hosts, settings.platform.transport, settings.platform.seeds)
     budget = LeasedBudget(
         settings.postgres,
-        account=wanted.account or ANONYMOUS,
+        account=wanted.account or ANONYMOUS_ACCOUNT,
         limits={kind: LIMITS[AccountClass(wanted.account_class), kind] for kind in Kind},
         holder=f"reconnector {name}",
         readiness=process.readiness,
@@ -96,8 +90,8 @@ async def run_shard(settings: Settings, process: Process) -> None:
         shard.fleet = await stack.enter_async_context(
             LinkFleet(
                 FleetRules(wanted.channels_per_link, _handover_limits(wanted)),
-                link_rules=_link_rules(settings, hosts),
-                login=make_login(wanted),
+                link_rules=link_rules,
+                login=make_logins(wanted.account, wanted.token),
                 servers=directory,
                 budget=budget,
                 hearer=shard,
@@ -108,20 +102,6 @@ async def run_shard(settings: Settings, process: Process) -> None:
 
 def _handover_limits(settings: ReconnectorSettings) -> HandoverLimits:
     return HandoverLimits(overlap_s=settings.overlap_s, confirm_timeout_s=settings.confirm_timeout_s)
-
-
-def _link_rules(settings: Settings, hosts: HostRules) -> LinkRules:
-    transport = settings.platform.transport
-    encrypted = transport in {"tls", "websocket-tls"}
-    return LinkRules(hosts, transport, make_tls_context(settings.platform.ca_file) if encrypted else None)
-
-
-def make_login(settings: ReconnectorSettings) -> Callable[[], Login]:
-    """Return what makes the login of each link: the account, or a fresh nameless nick."""
-    if settings.account:
-        account = Login(settings.account, settings.token)
-        return lambda: account
-    return lambda: Login(f"justinfan{random.randint(10_000, 999_999_999)}")  # noqa: S311  (a nick, no secret)
 
 
 def drain_s(settings: ReconnectorSettings, channels: int) -> float:
