@@ -8,7 +8,8 @@ Kafka is away). Errors are problem details (RFC 9457).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Final
@@ -61,6 +62,48 @@ def parse_position(text: str) -> dict[int, int]:
             raise Rejected(f"{text[:60]!r} is not a position: expected partition@offset,…, e.g. 3@1042,7@88")
         position[int(match[1])] = int(match[2])
     return position
+
+
+_CHANGE_ID: Final = re.compile(r"(?P<topic>[0-9a-f]{8})-(?P<offsets>[0-9a-f]{1,15}(\.[0-9a-f]{1,15})*)", re.ASCII)
+
+CHANGE_ID_CHARACTERS_MAX: Final = 65_536
+"""An id of 4,000 partitions with offsets of 15 digits; longer is refused before it is looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChangePosition:
+    """A place in `cluster-changes`: `offsets[p]` is the next offset of partition p.
+
+    As text, `1f2e3d4c-1a.0.7f3`, it is 8 hex digits of the topic's id and the offsets in hex, in partition order. A
+    reader that goes on from the newest place it saw gets what came after, whatever partitions its changes came from;
+    a single offset could not say that.
+    """
+
+    topic: str
+    offsets: tuple[int, ...]
+
+
+def short_topic_id(topic_id: str) -> str:
+    """Return 8 hex digits that tell a re-created topic from the one before; Kafka gives ids as UUIDs."""
+    digits = re.sub(r"[^0-9a-f]", "", topic_id.lower())
+    return digits[:8].rjust(8, "0")
+
+
+def format_change_id(topic: str, offsets: Iterable[int]) -> str:
+    """Return the id of a place."""
+    return topic + "-" + ".".join([format(offset, "x") for offset in offsets])
+
+
+def parse_change_id(text: str) -> ChangePosition:
+    """Return the place that an id names.
+
+    Raises:
+        Rejected: it is none of our ids.
+    """
+    match = _CHANGE_ID.fullmatch(text) if len(text) <= CHANGE_ID_CHARACTERS_MAX else None
+    if match is None:
+        raise Rejected(f"{text[:40]!r} is not an event id: send back the newest id that a stream gave, unchanged")
+    return ChangePosition(match["topic"], tuple(int(offset, 16) for offset in match["offsets"].split(".")))
 
 
 def _as_channel(value: object) -> Channel:

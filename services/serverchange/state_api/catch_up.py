@@ -19,10 +19,10 @@ from serverchange.adapters.kafka.clients import make_consumer
 from serverchange.adapters.kafka.topics import topic_name
 from serverchange.adapters.settings import KafkaSettings
 from serverchange.state_api.change_feed import parse_changes
-from serverchange.state_api.change_ids import ChangePosition
 from serverchange.state_api.change_ring import ReceivedChange
 from serverchange.state_api.log_watch import BOOTSTRAP_TIMEOUT_MS
 from serverchange.topics import CLUSTER_CHANGES
+from serverchange.views import ChangePosition
 
 CATCHING_UP_MAX: Final = 4
 PORTION_RECORDS: Final = 500

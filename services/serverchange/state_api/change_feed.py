@@ -24,11 +24,10 @@ from serverchange.adapters.log_events import LogEvent
 from serverchange.adapters.logs import get_logger
 from serverchange.adapters.settings import KafkaSettings
 from serverchange.events import Cluster, ClusterServers, Rejected, parse_change
-from serverchange.state_api.change_ids import ChangePosition, short_topic_id
 from serverchange.state_api.change_ring import RING_CHANGES, ChangeRing, ReceivedChange
 from serverchange.state_api.log_watch import BOOTSTRAP_TIMEOUT_MS, RETRY_S, fetch_topic_id
 from serverchange.topics import CLUSTER_CHANGES, CLUSTERS
-from serverchange.views import ClusterView
+from serverchange.views import ChangePosition, ClusterView, short_topic_id
 
 _log = get_logger("change_feed")
 

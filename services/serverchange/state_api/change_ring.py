@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from serverchange.events import ClusterChanged
-from serverchange.state_api.change_ids import ChangePosition, format_change_id, parse_change_id
+from serverchange.views import ChangePosition, format_change_id, parse_change_id
 
 RING_CHANGES: Final = 20_000
 """Changes kept, about 20 MB: two weeks' migration of 200,000 channels makes 600 an hour, a mass move 20,000 at once."""

@@ -23,12 +23,12 @@ from serverchange.adapters import metrics
 from serverchange.events import ChannelField, ClusterField, LabelField, Rejected
 from serverchange.state_api.catch_up import CatchUp
 from serverchange.state_api.change_feed import ChangeFeed
-from serverchange.state_api.change_ids import ChangePosition, format_change_id, parse_change_id
 from serverchange.state_api.change_ring import BehindRingError, ChangeCursor, ChangeFilter, ChangeRing, change_frame
 from serverchange.state_api.freshness import FreshnessBoard
 from serverchange.state_api.log_watch import LogEnds
 from serverchange.state_api.parts import parts_of
 from serverchange.state_api.problems import ApiProblem, problems, unavailable, unprocessable
+from serverchange.views import ChangePosition, format_change_id, parse_change_id
 
 router = APIRouter(tags=["changes"])
 
