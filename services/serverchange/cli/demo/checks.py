@@ -90,6 +90,7 @@ class Findings:
     unjoined_channels: tuple[Channel, ...]
     dead_letters: int
     api_unanswered: int
+    lookups: int
     exposure_ours_minutes: float
     exposure_round_robin_minutes: float
     elapsed_s: float
@@ -138,6 +139,7 @@ def judge(facts: Facts) -> Findings:
         ),
         dead_letters=facts.dead_letters,
         api_unanswered=facts.api_unanswered,
+        lookups=facts.lookups,
         exposure_ours_minutes=round(exposure_minutes(facts, believed), 1),
         exposure_round_robin_minutes=round(exposure_minutes(facts, round_robin_timelines(facts)), 1),
         elapsed_s=round(facts.elapsed_s, 1),

@@ -34,6 +34,7 @@ JOIN_TIMEOUT_S: Final = 120.0
 REST_TIMEOUT_S: Final = 60.0
 """After the last move: notices are followed in 3 s, a silent move is found in one round of lookups."""
 
+TELL_INTERVAL_S: Final = 5.0
 DRAIN_TIMEOUT_S: Final = 20.0
 
 
@@ -89,20 +90,23 @@ async def wait_joined_or_fail(sources: Sources, channels: Collection[Channel]) -
         )
 
 
-async def wait_at_rest(sources: Sources, channels: Collection[Channel]) -> None:
+async def wait_at_rest(sources: Sources, channels: Collection[Channel], tell: Callable[[str], None]) -> None:
     """Wait until nothing is left to ask and everyone is where the channels are, or the time is over.
 
-    It returns in both cases: what is still wrong then, the checks will tell.
+    It returns in both cases: what is still wrong then, the checks will tell. `tell` hears what it waits for.
     """
+    told_at_s = time.monotonic()
 
     async def unsettled() -> set[Channel]:
         truth = await sources.platform.truth()
         rows = await load_rows(sources, channels)
-        return {
-            channel
-            for channel in channels
-            if (row := rows.get(channel)) is None or row.needs_lookup or row.cluster != truth[channel]
-        }
+        wrong = {channel for channel in channels if channel not in rows or rows[channel].cluster != truth[channel]}
+        unasked = {channel for channel, row in rows.items() if row.needs_lookup}
+        nonlocal told_at_s
+        if time.monotonic() - told_at_s > TELL_INTERVAL_S:
+            told_at_s = time.monotonic()
+            tell(f"{len(wrong)} channels are believed elsewhere, {len(unasked)} are to be asked again")
+        return wrong | unasked
 
     deadline = time.monotonic() + REST_TIMEOUT_S
     await _until_empty(unsettled, REST_TIMEOUT_S)

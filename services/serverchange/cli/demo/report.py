@@ -46,6 +46,7 @@ def to_json(findings: Findings, checks: Sequence[Check], options: DemoOptions) -
         "unjoined_channels": len(findings.unjoined_channels),
         "dead_letters": findings.dead_letters,
         "api_unanswered": findings.api_unanswered,
+        "lookups": findings.lookups,
         "exposure_minutes": {
             "ours": findings.exposure_ours_minutes,
             "round_robin": findings.exposure_round_robin_minutes,

@@ -131,7 +131,7 @@ async def _migrate(
     ended_s = time.time()
     progress.close()
     progress.say("the script is through; waiting until all is at rest")
-    await wait_at_rest(sources, names)
+    await wait_at_rest(sources, names, progress.say)
     progress.say("comparing everyone's word with the truth")
     facts = await collect(sources, channels)
     return replace(
