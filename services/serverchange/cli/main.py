@@ -14,6 +14,7 @@ from typing import Annotated, Final, NoReturn
 import typer
 
 from serverchange.cli import answers, channels, checkout, log, topics
+from serverchange.cli.doctor import command as doctor
 from serverchange.cli.faults import CheckFault, Fault, UnavailableFault
 from serverchange.cli.processes import SERVICES, run_service, run_simulator
 from serverchange.cli.supervised import end_with_supervisor
@@ -91,6 +92,7 @@ app.add_typer(topics.app, name="topics", rich_help_panel=OPERATE)
 app.add_typer(channels.app, name="channels", rich_help_panel=OPERATE)
 answers.register(app, panel=ASK)
 log.register(app, panel=OPERATE)
+doctor.register(app, panel=OPERATE)
 checkout.register(app, panel=DEVELOP)
 
 

@@ -19,7 +19,16 @@ def check_kafka(settings: KafkaSettings) -> None:
     Raises:
         UnavailableFault: none does; says which were tried and which setting names them.
     """
-    reasons = []
+    if reasons := refusals(settings):
+        raise UnavailableFault(
+            f"Kafka does not answer ({'; '.join(reasons)}). Start it (serverchange up), or set"
+            " SERVERCHANGE_KAFKA_BOOTSTRAP_SERVERS"
+        )
+
+
+def refusals(settings: KafkaSettings) -> list[str]:
+    """Return why each of the bootstrap servers accepts no connection; nothing if one does."""
+    reasons: list[str] = []
     for server in settings.bootstrap_servers.split(","):
         host, _, port = server.strip().rpartition(":")
         try:
@@ -27,8 +36,5 @@ def check_kafka(settings: KafkaSettings) -> None:
         except (OSError, ValueError) as error:
             reasons.append(f"{server}: {error}")
         else:
-            return
-    raise UnavailableFault(
-        f"Kafka does not answer ({'; '.join(reasons)}). Start it (serverchange up), or set"
-        " SERVERCHANGE_KAFKA_BOOTSTRAP_SERVERS"
-    )
+            return []
+    return reasons

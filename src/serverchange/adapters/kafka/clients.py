@@ -86,9 +86,9 @@ def make_consumer(settings: KafkaSettings, *, client_id: str, group: str | None,
     )
 
 
-def make_admin(settings: KafkaSettings, *, client_id: str) -> KafkaAdminClient:
+def make_admin(settings: KafkaSettings, *, client_id: str, **options: Any) -> KafkaAdminClient:
     """Return an admin client; the caller closes it."""
-    return KafkaAdminClient(**{**connection_options(settings), "client_id": client_id})
+    return KafkaAdminClient(**{**connection_options(settings), "client_id": client_id, **options})
 
 
 def _async_options(settings: KafkaSettings) -> dict[str, Any]:
