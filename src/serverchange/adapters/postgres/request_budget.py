@@ -91,6 +91,10 @@ class LeasedRequests:
         self._left = granted
         self._expires_s = asked_at_s + LEASE_EXPIRES_S
 
+    def give_back(self) -> None:
+        """Undo one `use` that came to nothing."""
+        self._left += 1
+
     def drop(self) -> None:
         """Forget what is left: the platform asked to pause."""
         self._left = 0

@@ -1,0 +1,361 @@
+"""Asks the platform, as the schedule decides and the shared budget allows, and publishes what would alter belief.
+
+A lookup that failed changes nothing: its channel goes back to the schedule. When the platform says 429, all pollers
+pause by its Retry-After; when it does not answer at all, this one pauses a little longer each time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final, cast
+
+import psycopg
+import uuid_utils
+from psycopg_pool import AsyncConnectionPool
+
+from serverchange.adapters.kafka.publisher import EventPublisher, PublishError
+from serverchange.adapters.log_events import LogEvent
+from serverchange.adapters.logs import get_logger
+from serverchange.adapters.platform_api import ClusterAnswer, NoInformation, PlatformApi, Reason
+from serverchange.adapters.postgres.connections import AsyncConnection
+from serverchange.adapters.postgres.freshness import Fresh
+from serverchange.adapters.postgres.request_budget import LeasedRequests, lease_requests, pause_requests
+from serverchange.adapters.process import Readiness
+from serverchange.adapters.settings import Settings
+from serverchange.events import Channel, ChannelLive, ClusterServers, LiveData, ServersData
+from serverchange.poller.bell import Bell
+from serverchange.poller.cluster_servers import ClusterServersBoard
+from serverchange.poller.findings import Finding, Meaning, Question, judge_answer
+from serverchange.poller.following import Following
+from serverchange.poller.freshness_writer import FreshnessWriter
+from serverchange.poller.live_board import LiveBoard
+from serverchange.poller.platform_clock import PlatformClock
+from serverchange.poller.share import Share, may_be_asked
+from serverchange.topics import CHANNEL_EVENTS, CHANNEL_LIVE, CLUSTERS
+from serverchange.tracker.lookup_schedule import Lookup, LookupSchedule, Request, StreamsScan, Wait
+
+_log = get_logger("poller")
+
+SOURCE: Final = "serverchange/poller"
+BUDGET: Final = "lookups"
+
+WAIT_S: Final = (0.02, 5.0)
+"""Bounds of one sleep while nothing is worth a request: news ends it early."""
+
+ECHO_TIMEOUT_S: Final = 5.0
+"""How long a published observation may take to come back before its channel is scheduled again all the same."""
+
+THROTTLED_PAUSE_S: Final = 5.0
+"""After a 429 without Retry-After."""
+
+OUTAGE_AFTER: Final = 8
+"""Requests in a row without an answer that count as an outage of the platform."""
+
+OUTAGE_PAUSE_S: Final = (1.0, 30.0)
+"""First and longest pause in an outage; each is about twice the one before."""
+
+POSTGRES_RETRY_S: Final = (0.2, 2.0)
+"""Bounds of the random wait for a budget while PostgreSQL is away: without it nobody may ask."""
+
+_OUTAGE_REASONS: Final = frozenset({Reason.UNREACHABLE, Reason.TOO_SLOW, Reason.SERVER_ERROR})
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the asking works on; one of each in a process."""
+
+    share: Share
+    schedule: LookupSchedule
+    clock: PlatformClock
+    board: LiveBoard
+    freshness: FreshnessWriter
+    following: Following
+    api: PlatformApi
+    publisher: EventPublisher
+    pool: AsyncConnectionPool[AsyncConnection]
+
+
+class Asking:
+    """The dispatcher and its requests under way, at most `poller.concurrency`."""
+
+    def __init__(self, settings: Settings, readiness: Readiness, parts: Parts, bell: Bell) -> None:
+        self._settings = settings
+        self._readiness = readiness
+        self._parts = parts
+        self._bell = bell
+        self._slots = asyncio.Semaphore(settings.poller.concurrency)
+        self._leased = LeasedRequests(settings.platform.requests_per_second)
+        self._servers = ClusterServersBoard(interval_s=settings.poller.servers_interval_s)
+        self._failures: dict[Channel, int] = {}
+        self._publishing: set[Channel] = set()
+        self._scanning: set[Channel] = set()
+        self._unanswered = 0
+        self._paused_until_s = 0.0
+        self._next_s = 0.0
+
+    async def run(self) -> None:
+        """Ask until cancelled; requests under way are cancelled with it, their channels are nobody's loss."""
+        async with asyncio.TaskGroup() as requests:
+            while True:
+                await self._slots.acquire()
+                request = await self._next_request()
+                requests.create_task(self._serve(request))
+
+    async def _next_request(self) -> Request:
+        """Wait for permission, then choose: the schedule's best is the best at the moment of asking."""
+        while True:
+            await self._parts.following.kafka_answers.wait()
+            if (pause_s := self._paused_until_s - time.monotonic()) > 0:
+                await asyncio.sleep(pause_s)
+            elif (pace_s := self._next_s - time.monotonic()) > 0:
+                await self._sleep(pace_s)
+            elif len(self._parts.schedule) == 0:
+                await self._sleep(WAIT_S[1])
+            elif not self._leased.use():
+                await self._lease()
+            else:
+                request = self._parts.schedule.next_request(self._parts.clock.now_s())
+                if not isinstance(request, Wait):
+                    self._pace()
+                    return request
+                self._leased.give_back()
+                await self._sleep(self._parts.clock.real_s(request.until_s - self._parts.clock.now_s()))
+
+    async def _sleep(self, wait_s: float) -> None:
+        """Sleep, within `WAIT_S`, until the time is over or the schedule was told something."""
+        if await self._bell.wait(min(max(wait_s, WAIT_S[0]), WAIT_S[1])):
+            self._next_s = 0.0
+
+    def _pace(self) -> None:
+        """Spread requests out where the schedule says that the whole budget is not worth spending."""
+        clock, schedule = self._parts.clock, self._parts.schedule
+        budget_per_s = self._settings.platform.requests_per_second * self._part_of_fleet()
+        worth_per_s = schedule.suggested_rate_per_s(clock.now_s(), budget_per_s / clock.scale) * clock.scale
+        if worth_per_s < budget_per_s:
+            self._next_s = time.monotonic() + min(1.0 / max(worth_per_s, 1e-9), WAIT_S[1])
+
+    def _part_of_fleet(self) -> float:
+        return max(1, len(self._parts.share.partitions)) / self._settings.kafka.partitions
+
+    async def _lease(self) -> None:
+        asked_at_s = time.monotonic()
+        try:
+            async with self._parts.pool.connection() as connection:
+                lease = await lease_requests(
+                    connection,
+                    name=BUDGET,
+                    per_second=self._settings.platform.requests_per_second,
+                    wanted=self._leased.portion,
+                )
+        except psycopg.Error as error:
+            self._readiness.wait_for("postgres", f"request budget: {type(error).__name__}")
+            await asyncio.sleep(random.uniform(*POSTGRES_RETRY_S))  # noqa: S311  (jitter, no secret)
+            return
+        self._readiness.found("postgres")
+        if lease.granted:
+            self._leased.add(lease.granted, asked_at_s=asked_at_s)
+        else:
+            await asyncio.sleep(min(max(lease.wait_s, 0.005), 1.0))
+
+    async def _serve(self, request: Request) -> None:
+        try:
+            if isinstance(request, StreamsScan):
+                await self._scan(cast("tuple[Channel, ...]", request.channels))
+            else:
+                await self._look_up(Channel(request.channel))
+        finally:
+            self._slots.release()
+            self._bell.ring()  # whatever came of it, the schedule was told
+
+    async def _look_up(self, channel: Channel) -> None:
+        state = self._parts.share.state(channel)
+        if state is None or not may_be_asked(state):
+            self._parts.schedule.untrack(channel)
+            return
+        if channel in self._publishing:
+            self._ask_again(Lookup(channel), self._spacing_s(0))
+            return
+        question = Question(channel, state.seq, datetime.now(UTC))
+        started_s = time.monotonic()
+        answer = await self._parts.api.fetch_cluster(channel)
+        elapsed_s = time.monotonic() - started_s
+        if isinstance(answer, NoInformation):
+            await self._note_failure(Lookup(channel), answer)
+            return
+        self._note_success(channel)
+        finding = judge_answer(
+            self._parts.share.state(channel),
+            question,
+            answer,
+            elapsed_s=elapsed_s,
+            event_id=str(uuid_utils.uuid7()),
+            source=SOURCE,
+        )
+        if finding.meaning is Meaning.MOVES:
+            # Told before the log can tell: of the two, this one says what the schedule's own question brought.
+            self._parts.schedule.answered(
+                channel, cluster=answer.cluster, changed=True, now_s=self._parts.clock.now_s()
+            )
+        self._publishing.add(channel)
+        try:
+            await self._publish(finding)
+            await self._publish_servers(answer)
+        except PublishError as error:
+            self._note_unpublished(Lookup(channel), error)
+            return
+        finally:
+            self._publishing.discard(channel)
+        self._conclude(channel, finding, question.answered_at(elapsed_s))
+
+    async def _publish(self, finding: Finding) -> None:
+        """Publish what would alter belief, and wait for the log to bring it back: nobody folds it twice."""
+        if finding.event is None:
+            return
+        event = finding.event
+        partition, offset = await self._parts.publisher.publish(CHANNEL_EVENTS, event.subject, event.to_record())
+        _log.info(
+            LogEvent.CLUSTER_OBSERVED,
+            channel=event.subject,
+            cluster=event.data.cluster,
+            meaning=finding.meaning.name.lower(),
+            partition=partition,
+            offset=offset,
+        )
+        await self._parts.following.seen(partition, offset, ECHO_TIMEOUT_S)
+
+    def _conclude(self, channel: Channel, finding: Finding, answered_at: datetime) -> None:
+        """Tell the schedule what came of its lookup, and keep the verification."""
+        match finding.meaning:
+            case Meaning.MOVES:
+                return  # told already
+            case Meaning.AGREES:
+                state = self._parts.share.state(channel)
+                if state is not None and state.cluster is not None:
+                    self._parts.schedule.answered(
+                        channel, cluster=state.cluster, changed=False, now_s=self._parts.clock.now_s()
+                    )
+                    self._parts.freshness.add(Fresh(channel, state.version, answered_at))
+            case Meaning.DOUBTS:
+                self._ask_again(Lookup(channel), self._spacing_s(finding.doubts - 1))
+            case Meaning.STALE:
+                self._ask_again(Lookup(channel), 0.0)
+            case Meaning.POINTLESS:
+                self._parts.schedule.untrack(channel)
+
+    async def _scan(self, names: Sequence[Channel]) -> None:
+        """Ask who of `names` streams. No channel is in two scans at once: their answers could arrive in any order."""
+        channels = tuple(channel for channel in names if channel not in self._scanning)
+        if not channels:
+            return
+        self._scanning.update(channels)
+        try:
+            live = await self._parts.api.fetch_live(channels)
+            if isinstance(live, NoInformation):
+                await self._note_failure(StreamsScan(channels), live)
+                return
+            self._note_answer()
+            await self._publish_live(channels, live)
+        except PublishError as error:
+            self._note_unpublished(StreamsScan(channels), error)
+            return
+        finally:
+            self._scanning.difference_update(channels)
+        self._parts.schedule.scanned(channels, live, self._parts.clock.now_s())
+
+    async def _publish_live(self, channels: Sequence[Channel], live: frozenset[Channel]) -> None:
+        """Publish whose live state is another than the topic's; channels that are no longer ours are not our word."""
+        ours = [channel for channel in channels if self._parts.share.state(channel) is not None]
+        changes = self._parts.board.changes(ours, live)
+        now = datetime.now(UTC)
+        events = [
+            ChannelLive(
+                id=str(uuid_utils.uuid7()),
+                source=SOURCE,
+                time=now,
+                subject=channel,
+                data=LiveData(live=is_live, since=now),
+            )
+            for channel, is_live in changes.items()
+        ]
+        await self._parts.publisher.publish_all(CHANNEL_LIVE, [(event.subject, event.to_record()) for event in events])
+        self._parts.board.note(changes)
+
+    async def _publish_servers(self, answer: ClusterAnswer) -> None:
+        now_s = time.monotonic()
+        if not self._servers.is_due(answer, now_s):
+            return
+        self._servers.note(answer, now_s)
+        event = ClusterServers(
+            id=str(uuid_utils.uuid7()),
+            source=SOURCE,
+            time=datetime.now(UTC),
+            subject=answer.cluster,
+            data=ServersData(servers=answer.servers, websocket_servers=answer.websocket_servers),
+        )
+        await self._parts.publisher.publish(CLUSTERS, event.subject, event.to_record())
+        _log.info(LogEvent.SERVERS_CHANGED, cluster=answer.cluster, servers=len(answer.servers))
+
+    def _note_success(self, channel: Channel) -> None:
+        self._failures.pop(channel, None)
+        self._note_answer()
+
+    def _note_answer(self) -> None:
+        self._unanswered = 0
+        self._readiness.found("platform")
+
+    async def _note_failure(self, request: Request, failure: NoInformation) -> None:
+        """Put the request back; pause where the platform asks for it or seems to be down."""
+        _log.warning(LogEvent.LOOKUP_FAILED, reason=failure.reason.value, detail=failure.detail)
+        wait_s = failure.retry_after_s
+        if failure.reason is Reason.THROTTLED and wait_s is None:
+            wait_s = THROTTLED_PAUSE_S
+        if wait_s is not None:
+            await self._pause_fleet(wait_s)
+        elif failure.reason in _OUTAGE_REASONS:
+            self._note_unanswered(failure)
+        self._ask_again(request, wait_s if wait_s is not None else self._failed_wait_s(request))
+
+    def _failed_wait_s(self, request: Request) -> float:
+        if not isinstance(request, Lookup):
+            return self._spacing_s(0)
+        channel = Channel(request.channel)
+        failures = self._failures.get(channel, 0)
+        self._failures[channel] = failures + 1
+        return self._spacing_s(failures)
+
+    def _spacing_s(self, times: int) -> float:
+        spacing_s = self._settings.poller.repeat_after_s
+        return spacing_s[min(max(times, 0), len(spacing_s) - 1)]
+
+    def _ask_again(self, request: Request, wait_s: float) -> None:
+        clock = self._parts.clock
+        self._parts.schedule.failed(request, clock.now_s(), retry_after_s=clock.platform_s(wait_s))
+
+    def _note_unanswered(self, failure: NoInformation) -> None:
+        self._unanswered += 1
+        if self._unanswered < OUTAGE_AFTER:
+            return
+        times = min(self._unanswered // OUTAGE_AFTER - 1, 10)
+        pause_s = min(OUTAGE_PAUSE_S[0] * 2**times, OUTAGE_PAUSE_S[1])
+        jittered_s = pause_s * random.uniform(0.5, 1.0)  # noqa: S311  (jitter, no secret)
+        self._paused_until_s = max(self._paused_until_s, time.monotonic() + jittered_s)
+        self._readiness.wait_for("platform", f"no answers: {failure.reason.value}")
+
+    async def _pause_fleet(self, wait_s: float) -> None:
+        self._leased.drop()
+        self._paused_until_s = max(self._paused_until_s, time.monotonic() + wait_s)
+        try:
+            async with self._parts.pool.connection() as connection:
+                await pause_requests(connection, name=BUDGET, seconds=wait_s)
+        except psycopg.Error as error:
+            # Without the database nobody leases anything anyway.
+            self._readiness.wait_for("postgres", f"pausing the fleet: {type(error).__name__}")
+
+    def _note_unpublished(self, request: Request, error: PublishError) -> None:
+        self._readiness.wait_for("kafka", str(error))
+        self._ask_again(request, self._spacing_s(0))
