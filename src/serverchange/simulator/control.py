@@ -12,7 +12,7 @@ import itertools
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -79,6 +79,11 @@ class Control:
             ("POST", "servers"): self._post_servers,
             ("POST", "api-lag"): self._post_api_lag,
         }
+
+    @property
+    def routes(self) -> Collection[tuple[str, str]]:
+        """The method of each route, and what stands after `/control/`."""
+        return self._routes.keys()
 
     async def answer(self, request: HttpRequest) -> HttpResponse:
         """Return the answer to one request."""
