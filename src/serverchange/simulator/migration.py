@@ -24,7 +24,7 @@ EVENT: Final = Cluster("event")
 AWS: Final = Cluster("aws")
 
 RETRY_S: Final = 900.0
-"""Simulated seconds after which a batch that found everyone streaming looks again."""
+"""Simulated seconds after which a batch that could not be filled, because the others stream, looks again."""
 
 
 class Cohort(StrEnum):
@@ -167,7 +167,7 @@ class MigrationRun:
             batch.append(channel)
             if len(batch) == self._batch_channels:
                 break
-        self._plan_next(moved=bool(batch))
+        self._plan_next(full=len(batch) == self._batch_channels)
         return step, batch
 
     def _begin_step(self, world: Residents) -> None:
@@ -183,9 +183,10 @@ class MigrationRun:
         batches = max(1, math.ceil(len(chosen) / self._batch_channels))
         self._interval_s = step.duration_days * DAY_S / batches
 
-    def _plan_next(self, *, moved: bool) -> None:
+    def _plan_next(self, *, full: bool) -> None:
+        """Say when to look again: a batch that is not full has left only channels that stream, so soon."""
         if self._queue:
-            self._due_s += self._interval_s if moved else min(self._interval_s, RETRY_S)
+            self._due_s += self._interval_s if full else min(self._interval_s, RETRY_S)
         elif self._index + 1 < len(self._script):
             self._due_s = max(self._due_s, self._script[self._index + 1].start_day * DAY_S)
         else:
