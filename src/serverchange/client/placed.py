@@ -67,8 +67,8 @@ _CANONICAL: Final = re.compile(
     rb'"type":"tv\.serverchange\.cluster\.changed\.v1","data":\{'
     rb'"what":"([a-z-]{5,10})",(?:"previous":"(' + _CLUSTER + rb')",)?(?:"cluster":"(' + _CLUSTER + rb')",)?'
     rb'"generation":([1-9]\d{0,8}),"version":([1-9]\d{0,14}),"since":"(' + _MOMENT + rb')","kind":"([a-z]{4,5})",'
-    rb'"labels":\[((?:"' + _LABEL + rb'",?)*)\],(?:"account":"[a-z0-9_]{1,25}",)?'
-    rb'"evidence":\[(?:"' + _ID + rb'",?){0,8}\]\}\}',
+    rb'"labels":\[((?:"' + _LABEL + rb'"(?:,"' + _LABEL + rb'")*)?)\],(?:"account":"[a-z0-9_]{1,25}",)?'
+    rb'"evidence":\[(?:"' + _ID + rb'"(?:,"' + _ID + rb'"){0,7})?\]\}\}',
     re.ASCII,
 ).fullmatch
 
