@@ -74,7 +74,7 @@ def _judge_answer(route: str, platform: PlatformSettings, failure: NoInformation
 
 
 async def _check_token(platform: PlatformSettings, shard: ReconnectorSettings) -> list[Finding]:
-    if shard.token is None:
+    if shard.token is None or not shard.token.get_secret_value():  # an empty secret file is none
         return [*skipped(["token"], "no account: shards log in anonymously and read only")]
     url = urlsplit(platform.api_url)
     rules = HostRules.from_settings(platform)

@@ -130,13 +130,14 @@ def _api_tokens(settings: Settings) -> Iterator[Finding]:
 
 def _account(settings: Settings) -> Iterator[Finding]:
     shard = settings.reconnector
-    if shard.account and shard.token is None:
+    has_token = shard.token is not None and bool(shard.token.get_secret_value())
+    if shard.account and not has_token:
         yield failed(
             CHECK,
             f"reconnector.account is {shard.account}, but it has no token",
             "set the secret SERVERCHANGE_RECONNECTOR_TOKEN, or no account for an anonymous, read-only login",
         )
-    if shard.token is not None and not shard.account:
+    if has_token and not shard.account:
         yield failed(
             CHECK,
             "reconnector.token is set, but no account: shards would log in anonymously",
