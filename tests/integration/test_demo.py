@@ -83,25 +83,30 @@ async def test_the_demo_holds_while_every_part_is_killed(tmp_path: Path) -> None
     assert outcome.findings.moves > 60
 
 
-def test_killing_the_demo_leaves_no_process_behind(tmp_path: Path) -> None:
-    marker = str(tmp_path / "demo")
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_demo_that_is_ended_leaves_no_process_behind(signum: int, code: int, tmp_path: Path) -> None:
     demo = subprocess.Popen(
-        [*SERVERCHANGE, "demo", "--channels", "60", "--seconds", "60", "--data", marker],
+        [*SERVERCHANGE, "demo", "--channels", "20", "--seconds", "60"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
     )
     try:
         assert demo.stderr is not None
         assert any("all joined" in line for line in demo.stderr), "it ended before the script began"
         family = psutil.Process(demo.pid).children(recursive=True)
         assert len(family) >= 8
+        demo.send_signal(signum)
+        assert demo.wait(RESTART_TIMEOUT_S) == code
     finally:
         demo.kill()
         demo.wait()
 
     _, alive = psutil.wait_procs(family, timeout=RESTART_TIMEOUT_S)
     assert alive == []
+    if signum != signal.SIGKILL:
+        assert list(tmp_path.glob("serverchange-demo-*")) == []
 
 
 async def test_a_folder_with_something_in_it_is_refused(tmp_path: Path) -> None:

@@ -26,6 +26,8 @@ from serverchange.events import ChangeKind, Channel, Cluster
 CLOCK_GRAIN_S: Final = 0.002
 """Kafka's append times are whole milliseconds, cut off: a change may seem that much older than its cause."""
 
+SLOWEST_SHOWN: Final = 3
+
 SETTLED: Final = "settled"
 
 Rooms: TypeAlias = Mapping[tuple[Channel, Cluster], Sequence[Stay]]
@@ -67,6 +69,16 @@ class Mismatch:
 
 
 @dataclass(frozen=True, slots=True)
+class Handover:
+    """A shard followed a move: change event at `at_s`, confirmed on `cluster` after `elapsed_ms`."""
+
+    channel: Channel
+    cluster: Cluster
+    at_s: float
+    elapsed_ms: float
+
+
+@dataclass(frozen=True, slots=True)
 class Findings:
     """What a run of the demo showed; the field names are those of its JSON report."""
 
@@ -85,6 +97,7 @@ class Findings:
     lost_in_handover: int
     lost_otherwise: tuple[SentLine, ...]
     handover_ms: Spread
+    slowest_handovers: tuple[Handover, ...]
     detection_ms: Spread
     budget_violations: Mapping[str, int]
     unjoined_channels: tuple[Channel, ...]
@@ -116,6 +129,7 @@ def judge(facts: Facts) -> Findings:
         if (line.channel, line.number) not in facts.received
     ]
     windows = [window for _, window in lost]
+    handovers = list(find_handovers(facts.changes, rooms))
     return Findings(
         channels=len(facts.tracked),
         moves=len(facts.moves),
@@ -131,7 +145,8 @@ def judge(facts: Facts) -> Findings:
         lost_undetected=windows.count(Window.UNDETECTED),
         lost_in_handover=windows.count(Window.IN_HANDOVER),
         lost_otherwise=tuple(line for line, window in lost if window is Window.OTHERWISE),
-        handover_ms=Spread.of(handovers_ms(facts.changes, rooms)),
+        handover_ms=Spread.of(one.elapsed_ms for one in handovers),
+        slowest_handovers=tuple(sorted(handovers, key=lambda one: -one.elapsed_ms)[:SLOWEST_SHOWN]),
         detection_ms=Spread.of(detected),
         budget_violations={kind: count for kind, count in facts.violations.items() if count},
         unjoined_channels=tuple(
@@ -213,8 +228,8 @@ def stays_by_room(stays: Iterable[Stay]) -> Rooms:
     return rooms
 
 
-def handovers_ms(changes: Sequence[Published], rooms: Rooms) -> Iterator[float]:
-    """Yield the milliseconds from each move's change event to the confirmation on the new side (0: joined already).
+def find_handovers(changes: Sequence[Published], rooms: Rooms) -> Iterator[Handover]:
+    """Yield each move's handover, from its change event to the confirmation on the new side (0 ms: joined already).
 
     A move that the next one overtook before its confirmation is no handover.
     """
@@ -234,7 +249,8 @@ def handovers_ms(changes: Sequence[Published], rooms: Rooms) -> Iterator[float]:
             default=None,
         )
         if confirmed_s is not None:
-            yield (confirmed_s - change.at_s) * 1000.0
+            elapsed_ms = (confirmed_s - change.at_s) * 1000.0
+            yield Handover(change.channel, change.cluster, change.at_s, elapsed_ms)
 
 
 def window_of(line: SentLine, believed: Mapping[Channel, Timeline], rooms: Rooms) -> Window:

@@ -147,13 +147,10 @@ async def _migrate(
 async def _sources(fleet: Fleet, addresses: Addresses) -> AsyncIterator[Sources]:
     platform, api = Platform(addresses.control_url), StateApi(fleet.api_url)
     chat = await asyncio.to_thread(ChatWatch, fleet.kafka)
-    try:
+    async with contextlib.AsyncExitStack() as closing:
+        for close in (platform.close, api.close, chat.stop):
+            closing.push_async_callback(close)
         yield Sources(platform, api, chat, fleet.kafka, fleet.postgres, frozenset({ACCOUNT}))
-        await chat.stop()
-    finally:
-        await chat.stop()
-        await platform.close()
-        await api.close()
 
 
 async def _or_failure(fleet: Fleet, play: Coroutine[Any, Any, Facts]) -> Facts:
