@@ -167,22 +167,24 @@ class _ChannelEvent(_Event):
 class TrackedData(_Data):
     """A service wants this channel; sent again it replaces that service's labels and touches nothing else."""
 
-    service: ServiceField
-    labels: tuple[LabelField, ...] = Field(default=(), max_length=16)
-    kind: ChannelKind = ChannelKind.CHAT
+    service: ServiceField = Field(description="Who wants it.")
+    labels: tuple[LabelField, ...] = Field(
+        default=(), max_length=16, description="What the service calls it, e.g. staff or partner."
+    )
+    kind: ChannelKind = Field(default=ChannelKind.CHAT, description="Group rooms never move and are never looked up.")
     account: AccountField | None = Field(default=None, description="The login that joins it, if one is asked for.")
 
 
 class UntrackedData(_Data):
     """A service no longer wants this channel; it stays tracked while any other does."""
 
-    service: ServiceField
+    service: ServiceField = Field(description="Who wanted it.")
 
 
 class PinnedData(_Data):
     """An operator's word: wins over all evidence until unpinned."""
 
-    cluster: ClusterField
+    cluster: ClusterField = Field(description="Where the operator says it is.")
 
 
 class UnpinnedData(_Data):
@@ -192,68 +194,76 @@ class UnpinnedData(_Data):
 class ObservedData(_Data):
     """A lookup's answer. `asked_after` orders it against other records; the two times are for people."""
 
-    cluster: ClusterField
+    cluster: ClusterField = Field(description="Where the platform says it is.")
     asked_after: SeqField = Field(description="The channel's seq that the asker had folded when the request left.")
-    asked_at: Moment
+    asked_at: Moment = Field(description="When the request left, by the asker's clock.")
     answered_at: Moment = Field(description="asked_at plus the monotonic time elapsed.")
-    via: LookupSource
+    via: LookupSource = Field(description="Which of the platform's APIs answered.")
 
 
 class ServerChangeData(_Data):
     """A hearer's notice: the channel is not (any more) on the cluster where this was heard."""
 
-    heard_on: ClusterField
-    target: ClusterField | None = None
+    heard_on: ClusterField = Field(description="The cluster of the link that heard it.")
+    target: ClusterField | None = Field(
+        default=None, description="Where the server says it went, if it says so and the cluster is known."
+    )
     believed_version: SeqField = Field(description="The version by which the hearer had joined.")
-    reason: NoticeReason
+    reason: NoticeReason = Field(description="Pushed to those joined, or the answer to a JOIN.")
 
 
 class DoubtedData(_Data):
     """Changes no cluster, asks for a lookup."""
 
-    reason: DoubtReason
+    reason: DoubtReason = Field(
+        description="No chat while live; no server answers; a JOIN unconfirmed; a line heard on the old side only."
+    )
 
 
 class ChangedData(_Data):
     """A decision of the fold. Order for subscribers is (generation, version), whatever the arrival."""
 
-    what: ChangeKind
-    previous: ClusterField | None = None
+    what: ChangeKind = Field(description="What changed.")
+    previous: ClusterField | None = Field(default=None, description="Where it was before.")
     cluster: ClusterField | None = Field(default=None, description="Where the channel is (for `untracked`: was).")
-    generation: Annotated[int, Field(ge=1, lt=2**31)]
-    version: Annotated[int, Field(ge=1, lt=2**53)]
+    generation: Annotated[int, Field(ge=1, lt=2**31)] = Field(
+        description="Raised when a rebuild by other rules changed any channel."
+    )
+    version: Annotated[int, Field(ge=1, lt=2**53)] = Field(description="Counts this channel's changes from 1 on.")
     since: Moment = Field(description="Append time of the record that decided.")
-    kind: ChannelKind = ChannelKind.CHAT
-    labels: tuple[LabelField, ...] = ()
-    account: AccountField | None = None
+    kind: ChannelKind = Field(default=ChannelKind.CHAT, description="Group rooms never move.")
+    labels: tuple[LabelField, ...] = Field(default=(), description="All that any service gave, sorted.")
+    account: AccountField | None = Field(default=None, description="The login that joins it, if one is asked for.")
     evidence: tuple[EventIdField, ...] = Field(default=(), max_length=8, description="Ids of the deciding events.")
 
 
 class ServersData(_Data):
     """Which servers a cluster has; servers belong to the cluster, not to the channel."""
 
-    servers: tuple[ServerField, ...] = Field(max_length=64)
-    websocket_servers: tuple[ServerField, ...] = Field(default=(), max_length=64)
+    servers: tuple[ServerField, ...] = Field(max_length=64, description="IRC over TCP, `host[:port]` as told.")
+    websocket_servers: tuple[ServerField, ...] = Field(
+        default=(), max_length=64, description="IRC over WebSocket, `host[:port]` as told."
+    )
 
 
 class DeadLetterData(_Data):
     """A record that could not be an event: its bytes (base64), why, and where it stands in the log."""
 
-    reason: str
+    reason: str = Field(description="Why it could not be an event.")
     topic: str
-    topic_id: str
+    topic_id: str = Field(description="A topic made anew has another.")
     partition: int
     offset: int
-    key_base64: str | None
-    value_base64: str | None
-    sqlstate: str | None = None
+    key_base64: str | None = Field(default=None, description="Left out for a null key.")
+    value_base64: str | None = Field(default=None, description="Left out for a null value.")
+    sqlstate: str | None = Field(default=None, description="Where PostgreSQL refused it, which is a bug of ours.")
 
 
 class LiveData(_Data):
     """Whether a channel streams now; a hint for priorities and ghosts, never folded."""
 
-    live: bool
-    since: Moment
+    live: bool = Field(description="Whether it streams.")
+    since: Moment = Field(description="When a scan of the streams first saw it so.")
 
 
 class HoldingAction(StrEnum):
@@ -267,20 +277,22 @@ class HoldingAction(StrEnum):
 class ShardHoldingData(_Data):
     """One step of handing a partition over; `generation` counts the takings of that partition's holder."""
 
-    action: HoldingAction
-    process: Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,200}$")]
-    generation: SeqField
-    channels: tuple[ChannelField, ...] = Field(default=(), max_length=500)
+    action: HoldingAction = Field(description="The new holder takes and confirms, the old one releases.")
+    process: Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,200}$")] = Field(description="Who says so.")
+    generation: SeqField = Field(description="Counts the takings of this partition.")
+    channels: tuple[ChannelField, ...] = Field(
+        default=(), max_length=500, description="Those joined by the new holder and confirmed by the server."
+    )
 
 
 class ChatLineData(_Data):
     """One line of chat as the server sent it, byte for byte (UTF-8 where it is, else base64)."""
 
-    line: str | None = None
-    line_base64: str | None = None
-    cluster: ClusterField
-    shard: str
-    received_at: Moment
+    line: str | None = Field(default=None, description="The line without CRLF, where it is UTF-8.")
+    line_base64: str | None = Field(default=None, description="The line's bytes, where it is not.")
+    cluster: ClusterField = Field(description="The cluster of the link that received it.")
+    shard: str = Field(description="The process that received it.")
+    received_at: Moment = Field(description="When, by that process's clock.")
 
 
 class ChannelTracked(_ChannelEvent):

@@ -1,5 +1,5 @@
 # ruff: noqa: PLC0415 - what one command needs is imported when it runs: --help and completion stay quick
-"""Commands for those who work on serverchange itself, in a checkout: `bench`, `docs write`, and `settings`."""
+"""Commands for those who work on serverchange itself, in a checkout: benchmarks, generated pages and contracts."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ SOURCE_DEPTH: Final = 3
 """This file is three folders below the checkout's root: services/serverchange/cli."""
 
 docs_app = typer.Typer(help="The generated pages of docs/.", no_args_is_help=True)
+schemas_app = typer.Typer(help="The generated contracts of schemas/generated/.", no_args_is_help=True)
 
 
 def register(app: typer.Typer, *, panel: str) -> None:
@@ -27,6 +28,7 @@ def register(app: typer.Typer, *, panel: str) -> None:
     )(bench)
     app.command(rich_help_panel=panel, epilog="Example: serverchange settings | less")(settings)
     app.add_typer(docs_app, name="docs", rich_help_panel=panel)
+    app.add_typer(schemas_app, name="schemas", rich_help_panel=panel)
 
 
 def bench(
@@ -57,6 +59,15 @@ def write() -> None:
     from serverchange.cli.docs import write_pages
 
     for path in write_pages(_checkout() / "docs"):
+        print(path)
+
+
+@schemas_app.command("write", epilog="Example: serverchange schemas write")
+def write_contracts() -> None:
+    """Write the JSON Schemas, the AsyncAPI and the OpenAPI document anew."""
+    from serverchange.cli.schemas import write_schemas
+
+    for path in write_schemas(_checkout() / "schemas" / "generated"):
         print(path)
 
 

@@ -1,4 +1,4 @@
-"""Writes the generated pages of `docs/`: settings, metrics, log events. Their tests hold the pages against the code."""
+"""Writes the generated pages of `docs/`: settings, metrics, logs, events. Tests hold them against the code."""
 
 from __future__ import annotations
 
@@ -15,13 +15,19 @@ from pydantic_core import PydanticUndefined
 
 from serverchange.adapters import log_events, metrics
 from serverchange.adapters.settings import Settings
+from serverchange.cli.event_catalogue import events_page
 
 _MADE: Final = "<!-- Made by `make docs`; edit the descriptions in the code. -->\n"
 
 
 def pages() -> dict[str, str]:
     """Return file name → text of every generated page."""
-    return {"settings.md": settings_page(), "metrics.md": metrics_page(), "logs.md": logs_page()}
+    return {
+        "settings.md": settings_page(),
+        "metrics.md": metrics_page(),
+        "logs.md": logs_page(),
+        "events.md": events_page(),
+    }
 
 
 def write_pages(folder: Path) -> list[Path]:
