@@ -86,8 +86,10 @@ class Habits:
         )
         self._hour_prior = self._hour_starts * self._crowd_hour(self._bin)
         self._weekday_prior = self._weekday_starts * self._crowd_weekday(self._weekday)
-        self._crowd_rate = self._crowd_starts / self._crowd_days
-        self._prior_days = RATE_PRIOR_STARTS / self._crowd_rate
+        self._crowd_hour_factor = HOURS * self._hour_prior / self._hour_starts
+        self._crowd_soon_factor = HOURS / AHEAD_HOURS * self._soon_prior / self._hour_starts
+        self._crowd_weekday_factor = WEEKDAYS * self._weekday_prior / self._weekday_starts
+        self._prior_s = RATE_PRIOR_STARTS * self._crowd_days / self._crowd_starts * self._day_s
         self._crowd_days += len(self._starts) * (now_s - self._tick_s) / self._day_s
         self._tick_s = now_s
         pooled = sum(self._pause_starts) / sum(self._pause_days)
@@ -120,40 +122,31 @@ class Habits:
         """An end was seen."""
         self._ended_s[row] = now_s
 
-    def starts_per_s(self, row: int, now_s: float) -> float:
-        """How likely an offline channel is to go live, a second, about now."""
-        base = row * HOURS
-        hour = self._bin
+    def starts_per_s(self, row: int, now_s: float) -> tuple[float, float]:
+        """How likely an offline channel is to go live, a second: about now, and on average in the hours ahead."""
         starts = self._starts[row]
-        hours = self._hours
-        rate = (RATE_PRIOR_STARTS + starts) / (self._prior_days + (now_s - self._since_s[row]) / self._day_s)
-        if starts:
-            own = (
-                0.5 * hours[base + hour]
-                + self._before * hours[base + (hour - 1 if hour else 23)]
-                + self._after * hours[base + (hour + 1 if hour < 23 else 0)]
-            )
-            density = (own + self._hour_prior) / (starts + self._hour_starts)
-            weekday = self._weekdays[row * WEEKDAYS + self._weekday] + self._weekday_prior
-            rate *= density * weekday / (starts + self._weekday_starts) * (HOURS * WEEKDAYS)
-        else:
-            crowd = self._hour_prior * self._weekday_prior / (self._hour_starts * self._weekday_starts)
-            rate *= crowd * (HOURS * WEEKDAYS)
-        pause = bisect_right(PAUSE_EDGES, (now_s - self._ended_s[row]) / self._day_s)
-        return rate * self._pause_factor[pause] / self._day_s
-
-    def starts_soon_per_s(self, row: int, now_s: float) -> float:
-        """The same on average over the hours ahead: what a lookup now is good for."""
-        base = row * HOURS
-        hour, until = self._bin, self._bin + AHEAD_HOURS
-        starts = self._starts[row]
-        rate = (RATE_PRIOR_STARTS + starts) / (self._prior_days + (now_s - self._since_s[row]) / self._day_s)
-        own = sum(self._hours[base + hour : base + min(until, HOURS)])
+        day_s = self._day_s
+        rate = (RATE_PRIOR_STARTS + starts) / (self._prior_s + now_s - self._since_s[row])
+        pause = bisect_right(PAUSE_EDGES, (now_s - self._ended_s[row]) / day_s)
+        if not starts:
+            crowd = rate * self._crowd_weekday_factor
+            return crowd * self._crowd_hour_factor * self._pause_factor[pause], crowd * self._crowd_soon_factor
+        hours, hour, base = self._hours, self._bin, row * HOURS
+        own = (
+            0.5 * hours[base + hour]
+            + self._before * hours[base + (hour - 1 if hour else 23)]
+            + self._after * hours[base + (hour + 1 if hour < 23 else 0)]
+        )
+        until = hour + AHEAD_HOURS
+        soon = sum(hours[base + hour : base + (min(HOURS, until))])
         if until > HOURS:
-            own += sum(self._hours[base : base + until - HOURS])
+            soon += sum(hours[base : base + until - HOURS])
         weekday = self._weekdays[row * WEEKDAYS + self._weekday] + self._weekday_prior
-        rate *= (own + self._soon_prior) / (starts + self._hour_starts) * weekday / (starts + self._weekday_starts)
-        return rate * (HOURS * WEEKDAYS / AHEAD_HOURS) / self._day_s
+        rate *= weekday * HOURS * WEEKDAYS / ((starts + self._hour_starts) * (starts + self._weekday_starts))
+        return (
+            rate * (own + self._hour_prior) * self._pause_factor[pause],
+            rate * (soon + self._soon_prior) / AHEAD_HOURS,
+        )
 
     def ended_s(self, row: int) -> float:
         """When the last stream was seen to have ended."""

@@ -1,100 +1,46 @@
 """Decides whom to ask next, and by which of the platform's two requests.
 
-What matters is *exposure*: minutes in which a channel streams on a cluster other than the one we believe.
-A channel moves only while offline (the platform's forum, thread 4877), so the moment to know is when it goes
-live: the streams request tells a hundred channels at a time who is live, the servers request tells one channel's
-cluster. This module decides; it fetches nothing and reads no clock: every method is told the time.
+What matters is *exposure*: seconds in which a channel streams on a cluster other than the one we believe. A channel
+moves only while offline (the platform's forum, thread 4877), so the moment to know is when it goes live. The streams
+request tells of a hundred channels who is live; the servers request tells one channel's cluster. Everything is
+weighed in one currency, the seconds of exposure that a request is expected to save, so that the shares of the two
+kinds find themselves:
 
-Times are seconds of the *platform's* clock: a caller whose platform runs k times too fast (the simulator)
-multiplies its own clock by k before it calls, and divides the ``until_s`` of a :class:`Wait` accordingly.
+- a channel has moved with a *chance* that grows with the time since it was verified, by a hazard learned from what
+  moves in its cohort (:mod:`~serverchange.tracker.move_hazard`) and from its neighbours in the alphabet
+  (:mod:`~serverchange.tracker.neighbours`);
+- it goes live at a *rate* learned from its own habits and the crowd's (:mod:`~serverchange.tracker.habits`);
+- scanning it is worth ``chance * rate * age**2 / 2``, age being the time since its last scan
+  (:mod:`~serverchange.tracker.scan_lanes`); asking it ahead, while offline, ``chance * rate * delay * age / 2``,
+  age since it was verified, delay what a scan would leave exposed; asking it when it has just gone live, ``chance``
+  times the rest of its stream. (For a fixed budget the sum of rate times delay is least when the frequency grows with
+  the square root of the hazard: asking by ``hazard * age**2`` does that.)
 
-Group channels never move and must never be tracked here.
+Nothing here does I/O or reads a clock: every method is told the time, in seconds of the *platform's* clock. A caller
+whose platform runs k times too fast (the simulator) multiplies its own clock by k, and divides ``Wait.until_s``.
+A decision weighs a few channels anew in turn and takes the best of what it knows: its cost does not grow with the
+number of channels. Group channels never move and must never be tracked here.
 """
 
 import math
 from array import array
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from heapq import heappop, heappush, nsmallest
+from typing import NamedTuple
 
 from serverchange.tracker.habits import Habits
+from serverchange.tracker.lookup_request import Explanation, Lookup, Request, ScheduleSettings, StreamsScan, Wait
 from serverchange.tracker.move_hazard import FORGET_S, CohortKey, MoveHazard
 from serverchange.tracker.neighbours import Neighbours, Standing
+from serverchange.tracker.questions import Question, Questions
 from serverchange.tracker.scan_lanes import ScanLanes
 
 __all__ = ["Explanation", "Lookup", "LookupSchedule", "Request", "ScheduleSettings", "StreamsScan", "Wait"]
 
-
-@dataclass(frozen=True, slots=True)
-class Lookup:
-    """Ask the servers list for one channel."""
-
-    channel: str
-
-
-@dataclass(frozen=True, slots=True)
-class StreamsScan:
-    """Ask the streams list which of these channels are live; at most ``names_per_scan`` of them."""
-
-    channels: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """Nothing is worth a request before ``until_s``, unless the schedule is told something new."""
-
-    until_s: float
-
-
-Request = Lookup | StreamsScan
-
-
-@dataclass(frozen=True, slots=True)
-class ScheduleSettings:
-    """What the rule may not learn by itself.
-
-    Attributes:
-        names_per_scan: names a streams request may carry (the platform: 100).
-        day_s: length of the platform's day, for daily habits.
-        repeat_after_s: spacing of repeated questions about an unverified channel; the last one repeats.
-        forget_in_flight_after_s: a request neither answered nor failed for so long is taken for failed.
-        retry_failed_after_s: when a failed lookup is asked again, unless the platform named a time.
-        seed: makes the arbitrary choices (phases, explorations) reproducible, and unlike in other pollers.
-    """
-
-    names_per_scan: int = 100
-    day_s: float = 86_400.0
-    repeat_after_s: tuple[float, ...] = (5.0, 30.0, 120.0)
-    forget_in_flight_after_s: float = 120.0
-    retry_failed_after_s: float = 5.0
-    seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """Why a channel is asked when it is.
-
-    Attributes:
-        channel: the channel explained.
-        score: minutes of exposure that one lookup now is expected to save.
-        parts: what the score is made of, by name, in the order in which it is multiplied up.
-        reason: the strongest reason, in words.
-        next_lookup_s: when it is expected to be asked next, in the schedule's clock.
-    """
-
-    channel: str
-    score: float
-    parts: dict[str, float]
-    reason: str
-    next_lookup_s: float
-
-
 LIVE, UNVERIFIED, FREE = 1, 2, 4
+"""Bits of a row: it streams; no lookup has agreed with the belief; it belongs to nobody."""
 
-SWEEP = 8
-"""Channels weighed anew at each decision, in turn: the whole share about every N / 8 requests."""
-READY = 256
-"""Questions kept ready; beyond it the worse half is dropped, to be found again by the sweep."""
+SWEEP = 6
+"""Channels weighed anew at each decision, in turn: all of them about every N / 6 requests."""
 TICK_S, SLOW_TICK_S = 5.0, 60.0
 STREAM_LASTS_S = 3_600.0
 """What is exposed if a channel goes live on another cluster and nobody asks: about the rest of its stream."""
@@ -103,26 +49,33 @@ LAG_S = 60.0
 LOOKS_S = (25.0, 75.0, 180.0)
 """Second looks after a channel went live, since the API lags; each if it is worth it."""
 PASSED_LOOKS_S = (30.0, 90.0, 240.0, 900.0, 2_400.0)
-"""Further looks at a channel between two that moved."""
-PASSED_FADE = 0.7
-"""What is left of that chance after each answer that contradicts it."""
-PASSED_CHANCE = 0.3
-"""How likely such a channel is about to move, or has moved and the API lags."""
+"""Further looks at a channel between two that moved: its turn is late, or the API's knowledge of it."""
+PASSED_CHANCE, PASSED_FADE = 0.3, 0.7
+"""How likely such a channel has moved, and what is left of that after each answer that contradicts it."""
 LIVE_SHARE = 0.02
-"""Part of its cohort's hazard that a channel has while it is thought to stream: it may have broken off unseen."""
+"""Part of its cohort's hazard that a channel keeps while it is thought to stream: it may have broken off unseen."""
 LIVE_SCAN_PER_S = 3e-4
-"""Weight of scanning a streaming channel, a second, to see a short break: breaks a second of stream times how much
-longer a missed one stays unknown than it lasts."""
-SCAN_AGAIN_S = 5.0
-LOOK_AGAIN_S = 10.0
-NEIGHBOUR_WORTH = 5.0
-CONFIRM_WORTH = 1.0
-UNKNOWN_WORTH = 1_000.0
-URGENT_WORTH = 1e6
+"""Weight of scanning a streaming channel, a second, to see a short break: breaks a second of stream (about one in ten
+hours) times how much longer a missed one stays unknown than it lasts (about ten times)."""
+SCAN_DELAY_S = 15.0
+"""What is exposed beside half a scan's interval when a channel goes live: waiting, the lookup, the API's lag."""
+SCAN_AGAIN_S, LOOK_AGAIN_S = 5.0, 10.0
+"""Nobody is scanned, or looked up by weight alone, sooner again."""
+NEIGHBOUR_WORTH, CONFIRM_WORTH, UNKNOWN_WORTH, URGENT_WORTH = 5.0, 1.0, 1_000.0, 1e6
+RETRIED = frozenset({"went live", "second look", "passed over", "unverified", "notice or doubt"})
+"""Questions that are repeated when they fail. The others come back by themselves, by the sweep."""
+UNSAMPLED = frozenset({"neighbour moved", "passed over", "unverified", "notice or doubt"})
+"""Questions asked because something had moved: their answers say nothing of how many move."""
+
+
+class _Flight(NamedTuple):
+    sent_s: float
+    reason: str
+    worth: float
 
 
 class LookupSchedule:
-    """The state of one poller's share of the channels: columns, one row a channel."""
+    """What one poller knows of its share of the channels, in columns: one row a channel, some 240 bytes."""
 
     def __init__(self, settings: ScheduleSettings, *, now_s: float) -> None:
         self._settings = settings
@@ -132,25 +85,24 @@ class LookupSchedule:
         self._flags = bytearray()
         self._cohorts = array("H")
         self._verified_s = array("d")
-        self._integral = array("d")
-        self._labels: list[frozenset[str]] = []
+        self._integral = array("f")
         self._habits = Habits(day_s=settings.day_s, now_s=now_s)
         self._hazard = MoveHazard(now_s=now_s)
         self._lanes = ScanLanes()
         self._neighbours = Neighbours()
-        self._ordered = 0
-        self._ready: list[tuple[float, int, str, float]] = []
-        self._timed: list[tuple[float, int, str, float]] = []
-        self._flying: dict[int, tuple[float, str, float]] = {}
-        self._questions: dict[int, list[float]] = {}
+        self._in_line = 0
+        self._questions = Questions()
+        self._flying: dict[int, _Flight] = {}
+        self._repeats: dict[int, tuple[int, float]] = {}
+        self._left: dict[int, str | None] = {}
         self._suspects: dict[int, float] = {}
-        self._targets: dict[int, str | None] = {}
         self._live: set[str] = set()
-        self._cursor = 0
-        self._bar = 1e-6
+        self._unknown = 0
+        self._cursor = settings.seed
         self._lane_order: list[tuple[float, int]] = []
-        self._lanes_seen = 0
-        self._tick_s = self._slow_tick_s = now_s
+        self._lanes_hold = 0
+        self._scan_worth = 0.0
+        self._tick_s = self._slow_tick_s = self._started_s = now_s
         self._asked_since_tick = 0
         self._rate_per_s = 1.0
 
@@ -171,24 +123,47 @@ class LookupSchedule:
         now_s: float,
         verified_at_s: float | None = None,
     ) -> None:
+        """Take a channel in, newly tracked or read from Postgres at a start; many at once cause no burst.
+
+        Args:
+            channel: the login.
+            labels: e.g. staff, partner: channels that share them tend to move together.
+            cluster: the believed cluster, or None while unknown.
+            verified: whether a lookup has agreed with it.
+            urgent: a notice or a doubt stands: ask at once.
+            now_s: the time.
+            verified_at_s: when a lookup last agreed; None for just now or never.
+        """
         row = self._rows.get(channel)
         if row is not None:
-            self._relabel(row, labels)
+            key = self._hazard.keys[self._cohorts[row]]
+            if labels != key[0]:
+                self._change_cohort(row, (labels, key[1]))
             self.update(channel, cluster=cluster, verified=verified, urgent=urgent, moved=False, now_s=now_s)
             return
-        row = self._new_row(channel, now_s)
-        cohort = self._hazard.cohort((labels, cluster))
-        self._hazard.members[cohort] += 1
-        self._cohorts[row] = cohort
-        self._verified_s[row] = now_s if verified_at_s is None else min(now_s, verified_at_s)
-        self._integral[row] = self._hazard.integral[cohort]
-        self._flags[row] = 0 if verified else UNVERIFIED
-        if urgent or (not verified and len(self._ready) < READY):
-            self._put(row, URGENT_WORTH if urgent else UNKNOWN_WORTH, "unverified", now_s)
+        row = self._new_row(channel, (labels, cluster), now_s)
+        if verified_at_s is not None:
+            self._verified_s[row] = min(now_s, verified_at_s)
+        if not verified:
+            self._mark_unverified(row)
+        if urgent:
+            self._put(row, URGENT_WORTH, "notice or doubt", now_s)
+        elif not verified and self._questions.bar < UNKNOWN_WORTH:
+            self._put(row, UNKNOWN_WORTH, "unverified", now_s)
 
     def update(
         self, channel: str, *, cluster: str | None, verified: bool, urgent: bool, moved: bool, now_s: float
     ) -> None:
+        """The fold of the log changed what is known of a channel; one that is not tracked here is ignored.
+
+        Args:
+            channel: the login.
+            cluster: what is believed now.
+            verified: whether a lookup has agreed with it; if not, it is asked again, spaced ever wider.
+            urgent: a notice or a doubt: to the front.
+            moved: the believed cluster is another one than before: also evidence about its cohort and neighbours.
+            now_s: the time.
+        """
         row = self._rows.get(channel)
         if row is None:
             return
@@ -196,27 +171,27 @@ class LookupSchedule:
         if cluster != key[1]:
             if moved and key[1] is not None:
                 self._found(row, sampled=False, now_s=now_s)
-            self._join(row, (key[0], cluster), now_s)
+            self._believe(row, (key[0], cluster), now_s)
         if verified:
-            self._flags[row] &= ~UNVERIFIED
-            self._questions.pop(row, None)
+            self._mark_verified(row)
             return
-        self._flags[row] |= UNVERIFIED
+        self._mark_unverified(row)
         if urgent:
-            self._questions.pop(row, None)
+            self._repeats.pop(row, None)
             self._put(row, URGENT_WORTH, "notice or doubt", now_s)
-        elif row not in self._questions or self._questions[row][1] < now_s:
+        elif row not in self._repeats or self._repeats[row][1] < now_s:
             self._ask_again(row, now_s)
 
     def untrack(self, channel: str) -> None:
+        """Forget a channel; what was learned about its cohort stays."""
         row = self._rows.pop(channel, None)
         if row is None:
             return
+        self._mark_verified(row)
         self._hazard.members[self._cohorts[row]] -= 1
         self._lanes.remove(row)
         self._flags[row] = FREE
         self._live.discard(channel)
-        self._questions.pop(row, None)
         self._suspects.pop(row, None)
         self._flying.pop(row, None)
         self._neighbours.dropped(row)
@@ -224,103 +199,102 @@ class LookupSchedule:
         self._free.append(row)
 
     def next_request(self, now_s: float) -> Request | Wait:
-        """Choose the best request and mark it in flight until it is answered, scanned or failed."""
+        """Choose the best request and mark it in flight until it is answered, scanned or failed.
+
+        The caller keeps to its own budget: every call that returns a request spends one.
+        """
         if now_s >= self._tick_s:
             self._tick(now_s)
         self._asked_since_tick += 1
-        timed = self._timed
-        while timed and timed[0][0] <= now_s:
-            self._release(heappop(timed), now_s)
+        while (due := self._questions.pop_due(now_s)) is not None:
+            self._make_ready(due, now_s)
         self._sweep(now_s)
-        while (proposed := self._neighbours.propose(now_s, self._standing)) is not None:
-            self._put(proposed[0], NEIGHBOUR_WORTH * proposed[1], "neighbour moved", now_s)
-        if between := self._neighbours.take_between():
-            self._suspect(between, now_s)
-        scan_worth = self._scan_worth(now_s)
-        ready = self._ready
-        while ready and -ready[0][0] >= scan_worth:
-            _, row, reason, put_s = heappop(ready)
-            if self._is_due(row, reason, put_s):
-                self._flying[row] = (now_s, reason, self._verified_s[row])
-                return Lookup(self._names[row])
-        if len(ready) < READY // 16 or self._bar > scan_worth:
-            self._bar *= 0.95
-        if scan_worth > 0.0:
-            return self._scan(now_s)
-        if ready:
-            _, row, reason, put_s = heappop(ready)
-            if self._is_due(row, reason, put_s):
-                self._flying[row] = (now_s, reason, self._verified_s[row])
-                return Lookup(self._names[row])
-        return Wait(min(now_s + SCAN_AGAIN_S, timed[0][0] if timed else now_s + SCAN_AGAIN_S))
+        self._follow_neighbours(now_s)
+        self._weigh_scan(now_s)
+        questions = self._questions
+        while questions.best >= self._scan_worth and len(questions):
+            question = questions.pop()
+            if self._is_open(question):
+                self._flying[question.row] = _Flight(now_s, question.reason, question.worth)
+                return Lookup(self._names[question.row])
+        questions.lower_bar(self._scan_worth)
+        return self._scan(now_s) if self._scan_worth > 0.0 else self._wait(now_s)
 
     def answered(self, channel: str, *, cluster: str, changed: bool, now_s: float) -> None:
+        """A lookup was answered.
+
+        Args:
+            channel: the login.
+            cluster: the answer.
+            changed: whether it contradicted what was believed. What the fold makes of it comes by :meth:`update`;
+                until then the answer is believed, except one that contradicts a change just made.
+            now_s: the time of the answer.
+        """
         row = self._rows.get(channel)
         if row is None:
             return
-        _, reason, _ = self._flying.pop(row, (now_s, "told", 0.0))
-        sampled = reason not in ("neighbour moved", "passed over", "unverified", "notice or doubt")
+        flight = self._flying.pop(row, None)
+        sampled = flight is not None and flight.reason not in UNSAMPLED
         key = self._hazard.keys[self._cohorts[row]]
-        if changed and cluster != key[1]:
+        if cluster == key[1] or not changed:
+            self._agreed(row, cluster, sampled=sampled, now_s=now_s)
+        elif self._left.get(row, "") == cluster:
+            self._ask_again(row, now_s)
+        else:
             if key[1] is not None:
                 self._found(row, sampled=sampled, now_s=now_s)
-            self._join(row, (key[0], cluster), now_s)
-            self._flags[row] |= UNVERIFIED
-            self._questions.pop(row, None)
+            self._believe(row, (key[0], cluster), now_s)
+            self._left[row] = key[1]
+            self._mark_unverified(row)
             self._ask_again(row, now_s)
-            return
-        if sampled and not self._flags[row] & LIVE:
-            self._hazard.examined(
-                self._cohorts[row], now_s - self._verified_s[row], moved=False, sampled=True, now_s=now_s
-            )
-        self._neighbours.missed(row, now_s)
-        if row in self._suspects and not self._flags[row] & LIVE:
-            self._suspects[row] *= PASSED_FADE
-            if self._suspects[row] < PASSED_CHANCE * PASSED_FADE ** len(PASSED_LOOKS_S):
-                del self._suspects[row]
-        self._verified_s[row] = now_s
-        self._integral[row] = self._hazard.integral[self._cohorts[row]]
-        self._flags[row] &= ~UNVERIFIED
-        self._questions.pop(row, None)
 
     def scanned(self, channels: Sequence[str], live: Collection[str], now_s: float) -> None:
-        live = live if isinstance(live, (set, frozenset)) else frozenset(live)
-        for channel in self._live.intersection(channels) - live:
+        """A streams scan was answered: of ``channels`` exactly those in ``live`` are live."""
+        listed = live if isinstance(live, (set, frozenset)) else frozenset(live)
+        for channel in self._live.intersection(channels) - listed:
             self.heard_offline(channel, now_s)
-        for channel in live - self._live:
+        for channel in listed - self._live:
             self.heard_live(channel, now_s)
 
     def failed(self, request: Request, now_s: float, *, retry_after_s: float | None = None) -> None:
+        """A request brought no information: what mattered is asked again later, nothing is lost.
+
+        Args:
+            request: as :meth:`next_request` gave it.
+            now_s: the time.
+            retry_after_s: what the platform asked for, if it did.
+        """
         wait_s = self._settings.retry_failed_after_s if retry_after_s is None else retry_after_s
-        if isinstance(request, StreamsScan):
-            for channel in request.channels:
-                row = self._rows.get(channel)
-                if row is not None:
-                    self._lanes.to_front(row)
+        if isinstance(request, Lookup):
+            row = self._rows.get(request.channel)
+            if row is not None and row in self._flying:
+                self._retry(row, now_s + wait_s)
             return
-        row = self._rows.get(request.channel)
-        if row is not None and row in self._flying:
-            self._retry(row, now_s + wait_s)
+        for channel in request.channels:
+            row = self._rows.get(channel)
+            if row is not None:
+                self._lanes.to_front(row)
 
     def heard_live(self, channel: str, now_s: float) -> None:
+        """A channel is live: a scan says so, or a hint from elsewhere (chat traffic, another poller's scan)."""
         row = self._rows.get(channel)
         if row is None or self._flags[row] & LIVE:
             return
-        self._live.add(channel)
         chance = self._chance(row, now_s)
+        pause_s = max(1.0, now_s - self._habits.ended_s(row))
+        self._live.add(channel)
         self._flags[row] |= LIVE
-        pause_s = now_s - self._habits.ended_s(row)
         self._habits.went_live(row, now_s)
-        self._put(row, chance * STREAM_LASTS_S, "went live", now_s)
-        unseen = chance * min(1.0, LAG_S / max(pause_s, 1.0))
-        for wait_s in LOOKS_S:
-            heappush(
-                self._timed,
-                (now_s + wait_s, row, "second look", unseen * math.exp(-wait_s / LAG_S) * STREAM_LASTS_S),
-            )
         self._lanes.weigh(row, chance * LIVE_SCAN_PER_S)
+        self._put(row, chance * STREAM_LASTS_S, "went live", now_s)
+        unseen = chance * min(1.0, LAG_S / pause_s) * STREAM_LASTS_S
+        for wait_s in LOOKS_S:
+            worth = unseen * math.exp(-wait_s / LAG_S)
+            if worth > 0.5 * self._questions.bar:
+                self._questions.put_later(now_s + wait_s, row, worth, "second look")
 
     def heard_offline(self, channel: str, now_s: float) -> None:
+        """A channel is offline: a scan says so, or a hint from elsewhere. Now it can be moved."""
         row = self._rows.get(channel)
         if row is None or not self._flags[row] & LIVE:
             return
@@ -332,17 +306,43 @@ class LookupSchedule:
         self._weigh(row, now_s)
 
     def explain(self, channel: str, now_s: float) -> Explanation:
+        """Say why and when a channel is asked next; for people.
+
+        Raises:
+            KeyError: the channel is not tracked here.
+        """
         row = self._rows[channel]
-        worth, parts = self._worth(row, now_s)
-        return Explanation(channel, worth / 60.0, parts, "", now_s)
+        worth, age_s = self._weigh(row, now_s), now_s - self._verified_s[row]
+        parts = {
+            "chance of having moved": self._chance(row, now_s),
+            "moves an hour in its cohort": self._hazard.per_s[self._cohorts[row]] * 3_600.0,
+            "seconds since verified": age_s,
+            "seconds between scans": self._lanes.age_s(row, now_s),
+        }
+        if not self._flags[row] & LIVE:
+            now_per_s, soon_per_s = self._habits.starts_per_s(row, now_s)
+            parts |= {"streams an hour now": now_per_s * 3_600.0, "streams an hour soon": soon_per_s * 3_600.0}
+        if row in self._suspects:
+            parts["chance because neighbours moved"] = self._suspects[row]
+        reason, next_s = self._outlook(row, worth, age_s, now_s)
+        return Explanation(channel, worth, parts, reason, next_s)
 
     def suggested_rate_per_s(self, now_s: float, budget_per_s: float) -> float:
-        del now_s
-        return budget_per_s
+        """The part of ``budget_per_s`` that is worth spending now.
 
-    # rows
+        All of it while channels move or something is unverified; after ``quiet_after_s`` without a move it falls
+        with the time since (the rule of succession's hazard), down to a trickle, and is all back with the first move.
+        """
+        if self._repeats or self._unknown:
+            return budget_per_s
+        last_s = self._hazard.last_move_s
+        quiet_s = now_s - (self._started_s if last_s is None else last_s)
+        part = self._settings.quiet_after_s / max(quiet_s, 1.0)
+        return budget_per_s * min(1.0, max(self._settings.trickle, part))
 
-    def _new_row(self, channel: str, now_s: float) -> int:
+    # What a row is believed to be.
+
+    def _new_row(self, channel: str, key: CohortKey, now_s: float) -> int:
         if self._free:
             row = self._free.pop()
             self._names[row] = channel
@@ -355,116 +355,140 @@ class LookupSchedule:
             self._verified_s.append(now_s)
             self._integral.append(0.0)
             self._habits.add(now_s)
-        self._lanes.add(row, 1e-7, now_s - 1_000.0)
-        self._rows[channel] = row
-        return row
-
-    def _relabel(self, row: int, labels: frozenset[str]) -> None:
-        key = self._hazard.keys[self._cohorts[row]]
-        if labels != key[0]:
-            cohort = self._hazard.cohort((labels, key[1]))
-            self._hazard.members[self._cohorts[row]] -= 1
-            self._hazard.members[cohort] += 1
-            self._cohorts[row] = cohort
-
-    def _join(self, row: int, key: CohortKey, now_s: float) -> None:
         cohort = self._hazard.cohort(key)
-        self._suspects.pop(row, None)
-        self._targets[self._cohorts[row]] = key[1]
-        self._hazard.members[self._cohorts[row]] -= 1
         self._hazard.members[cohort] += 1
+        self._flags[row] = 0
         self._cohorts[row] = cohort
         self._verified_s[row] = now_s
         self._integral[row] = self._hazard.integral[cohort]
+        self._lanes.add(row, self._chance(row, now_s) * self._habits.starts_per_s(row, now_s)[0], now_s - LAG_S)
+        self._rows[channel] = row
+        return row
+
+    def _change_cohort(self, row: int, key: CohortKey) -> None:
+        cohort = self._hazard.cohort(key)
+        self._hazard.members[self._cohorts[row]] -= 1
+        self._hazard.members[cohort] += 1
+        self._cohorts[row] = cohort
+        self._integral[row] = self._hazard.integral[cohort]
+
+    def _believe(self, row: int, key: CohortKey, now_s: float) -> None:
+        """Another cluster is believed from now on."""
+        self._hazard.targets[self._cohorts[row]] = key[1]
+        self._change_cohort(row, key)
+        self._verified_s[row] = now_s
+        self._suspects.pop(row, None)
+        self._left.pop(row, None)
+
+    def _agreed(self, row: int, cluster: str, *, sampled: bool, now_s: float) -> None:
+        """A lookup agreed with the belief, or the caller believes its answer already."""
+        cohort = self._cohorts[row]
+        if cluster != self._hazard.keys[cohort][1]:
+            self._believe(row, (self._hazard.keys[cohort][0], cluster), now_s)
+            cohort = self._cohorts[row]
+        elif sampled and not self._flags[row] & LIVE:
+            age_s = now_s - self._verified_s[row]
+            self._hazard.examined(cohort, age_s, moved=False, sampled=True, now_s=now_s)
+        self._neighbours.missed(row, now_s)
+        self._mark_verified(row)
+        self._verified_s[row] = now_s
+        self._integral[row] = self._hazard.integral[cohort]
+        if row in self._suspects and not self._flags[row] & LIVE:
+            self._suspects[row] *= PASSED_FADE
+            if self._suspects[row] < PASSED_CHANCE * PASSED_FADE ** len(PASSED_LOOKS_S):
+                del self._suspects[row]
+
+    def _mark_verified(self, row: int) -> None:
+        self._unknown -= (self._flags[row] & UNVERIFIED) // UNVERIFIED
+        self._flags[row] &= ~UNVERIFIED
+        self._repeats.pop(row, None)
+        self._left.pop(row, None)
+
+    def _mark_unverified(self, row: int) -> None:
+        self._unknown += 1 - (self._flags[row] & UNVERIFIED) // UNVERIFIED
+        self._flags[row] |= UNVERIFIED
 
     def _found(self, row: int, *, sampled: bool, now_s: float) -> None:
+        """A row has moved: its cohort and its neighbours are now more likely to."""
         cohort = self._cohorts[row]
-        self._hazard.examined(cohort, now_s - self._verified_s[row], moved=True, sampled=sampled, now_s=now_s)
+        age_s = now_s - self._verified_s[row]
+        self._hazard.examined(cohort, age_s, moved=True, sampled=sampled, now_s=now_s)
         self._neighbours.found(row, cohort, now_s)
 
-    def _suspect(self, rows: list[int], now_s: float) -> None:
-        """Rows between moved ones: ask them again soon, or once they stop streaming."""
-        for row in rows:
-            if self._flags[row] & FREE or row in self._suspects:
-                continue
-            self._suspects[row] = PASSED_CHANCE
-            if self._flags[row] & LIVE:
-                self._lanes.weigh(row, PASSED_CHANCE * LIVE_SCAN_PER_S)
-            else:
-                self._look_at_passed(row, now_s)
+    # Questions.
+
+    def _put(self, row: int, worth: float, reason: str, now_s: float) -> None:
+        for dropped in self._questions.put(row, worth, reason, now_s):
+            if dropped.reason == "neighbour moved":
+                self._neighbours.dropped(dropped.row)
+
+    def _is_open(self, question: Question) -> bool:
+        """Whether the question still makes sense: it may have been answered meanwhile, or be under way."""
+        row = question.row
+        flags = self._flags[row]
+        if flags & FREE or row in self._flying:
+            if question.reason == "neighbour moved":
+                self._neighbours.dropped(row)
+            return False
+        return bool(flags & UNVERIFIED) or self._verified_s[row] <= question.at_s
+
+    def _make_ready(self, due: Question, now_s: float) -> None:
+        row, flags = due.row, self._flags[due.row]
+        is_void = (
+            flags & FREE
+            or (due.reason == "second look" and not flags & LIVE)
+            or (due.reason == "passed over" and row not in self._suspects)
+            or (due.reason == "unverified" and not flags & UNVERIFIED)
+        )
+        if not is_void and due.worth > self._questions.bar:
+            self._put(row, due.worth, due.reason, now_s)
+
+    def _ask_again(self, row: int, now_s: float) -> None:
+        """The belief is not verified: ask again, later each time."""
+        spacing = self._settings.repeat_after_s
+        tries = self._repeats[row][0] if row in self._repeats else 0
+        due_s = now_s + spacing[min(tries, len(spacing) - 1)]
+        self._repeats[row] = (tries + 1, due_s)
+        self._questions.put_later(due_s, row, CONFIRM_WORTH, "unverified")
+
+    def _retry(self, row: int, due_s: float) -> None:
+        flight = self._flying.pop(row)
+        self._neighbours.dropped(row)
+        if flight.reason in RETRIED:
+            self._questions.put_later(due_s, row, flight.worth, flight.reason)
+
+    def _follow_neighbours(self, now_s: float) -> None:
+        while (proposed := self._neighbours.propose(now_s, self._standing)) is not None:
+            row, chance = proposed
+            self._put(row, NEIGHBOUR_WORTH * chance, "neighbour moved", now_s)
+        for row in self._neighbours.take_between():
+            if not self._flags[row] & FREE and row not in self._suspects:
+                self._suspects[row] = PASSED_CHANCE
+                if self._flags[row] & LIVE:
+                    self._weigh(row, now_s)
+                else:
+                    self._look_at_passed(row, now_s)
 
     def _look_at_passed(self, row: int, now_s: float) -> None:
         for wait_s in PASSED_LOOKS_S:
-            heappush(self._timed, (now_s + wait_s, row, "passed over", NEIGHBOUR_WORTH))
+            self._questions.put_later(now_s + wait_s, row, NEIGHBOUR_WORTH, "passed over")
 
     def _standing(self, row: int, cohort: int) -> Standing:
+        """How a row stands to a chase after the moves of ``cohort``."""
         if self._cohorts[row] != cohort:
-            keys = self._hazard.keys
-            moved = self._targets.get(cohort) == keys[self._cohorts[row]][1]
-            return "moved" if moved else "other"
+            hazard = self._hazard
+            return "moved" if hazard.targets[cohort] == hazard.keys[self._cohorts[row]][1] else "other"
         return "other" if self._flags[row] & (LIVE | FREE) or row in self._flying else "askable"
 
-    # questions
-
-    def _put(self, row: int, worth: float, reason: str, now_s: float) -> None:
-        heappush(self._ready, (-worth, row, reason, now_s))
-        if len(self._ready) > READY:
-            self._thin()
-
-    def _thin(self) -> None:
-        self._ready.sort()
-        for _, row, reason, _ in self._ready[READY // 2 :]:
-            if reason == "neighbour moved":
-                self._neighbours.dropped(row)
-        del self._ready[READY // 2 :]
-        self._bar = max(self._bar, -self._ready[-1][0])
-
-    def _is_due(self, row: int, reason: str, put_s: float) -> bool:
-        flags = self._flags[row]
-        if flags & FREE or row in self._flying:
-            if reason == "neighbour moved":
-                self._neighbours.dropped(row)
-            return False
-        return bool(flags & UNVERIFIED) or self._verified_s[row] <= put_s
-
-    def _ask_again(self, row: int, now_s: float) -> None:
-        spacing = self._settings.repeat_after_s
-        tries = int(self._questions[row][0]) if row in self._questions else 0
-        due_s = now_s + spacing[min(tries, len(spacing) - 1)]
-        self._questions[row] = [tries + 1.0, due_s]
-        heappush(self._timed, (due_s, row, "unverified", CONFIRM_WORTH))
-
-    def _retry(self, row: int, due_s: float) -> None:
-        _, reason, _ = self._flying.pop(row)
-        self._neighbours.dropped(row)
-        heappush(self._timed, (due_s, row, reason, UNKNOWN_WORTH))
-
-    def _release(self, entry: tuple[float, int, str, float], now_s: float) -> None:
-        due_s, row, reason, worth = entry
-        flags = self._flags[row]
-        if flags & FREE:
-            return
-        if reason == "second look" and not flags & LIVE:
-            return
-        if reason == "passed over" and row not in self._suspects:
-            return
-        if reason == "unverified" and not flags & UNVERIFIED:
-            return
-        if worth > self._bar:
-            self._put(row, worth, reason, now_s)
-
-    # weighing
+    # Weighing.
 
     def _chance(self, row: int, now_s: float) -> float:
-        cohort = self._cohorts[row]
-        hazard = self._hazard
-        x = max(
-            hazard.per_s[cohort] * min(now_s - self._verified_s[row] + LAG_S, FORGET_S * 3),
-            hazard.integral[cohort] - self._integral[row],
-        )
-        if self._suspects and row in self._suspects:
-            return max(self._suspects[row], x if x < 0.1 else 1.0 - math.exp(-x))
-        return x if x < 0.1 else 1.0 - math.exp(-x)
+        """How likely the row has moved since it was verified, or within the API's lag before that."""
+        cohort, hazard = self._cohorts[row], self._hazard
+        expected = hazard.per_s[cohort] * min(now_s - self._verified_s[row] + LAG_S, 3.0 * FORGET_S)
+        expected = max(expected, hazard.integral[cohort] - self._integral[row])
+        chance = expected if expected < 0.1 else 1.0 - math.exp(-expected)
+        return max(chance, self._suspects.get(row, 0.0)) if self._suspects else chance
 
     def _weigh(self, row: int, now_s: float) -> float:
         """Put the row into its scan lane; return what a lookup of it is worth now."""
@@ -472,18 +496,15 @@ class LookupSchedule:
         age_s = now_s - self._verified_s[row]
         if self._flags[row] & LIVE:
             self._lanes.weigh(row, chance * LIVE_SCAN_PER_S)
-            return LIVE_SHARE * chance * age_s * 0.5
-        starts = self._habits.starts_per_s(row, now_s)
-        self._lanes.weigh(row, chance * starts)
-        starts = 0.5 * starts + 0.5 * self._habits.starts_soon_per_s(row, now_s)
-        return chance * starts * age_s * 0.5 * (self._lanes.age_s(row, now_s) * 0.5 + 15.0)
-
-    def _worth(self, row: int, now_s: float) -> tuple[float, dict[str, float]]:
-        worth = self._weigh(row, now_s)
-        return worth, {"chance of having moved": self._chance(row, now_s)}
+            return 0.5 * LIVE_SHARE * chance * age_s
+        now_per_s, soon_per_s = self._habits.starts_per_s(row, now_s)
+        self._lanes.weigh(row, chance * now_per_s)
+        delay_s = 0.5 * self._lanes.age_s(row, now_s) + SCAN_DELAY_S
+        return 0.25 * chance * (now_per_s + soon_per_s) * delay_s * age_s
 
     def _sweep(self, now_s: float) -> None:
-        flags, size = self._flags, len(self._flags)
+        """Weigh the next few rows anew and make ready whoever is worth a lookup."""
+        flags, size, bar = self._flags, len(self._flags), self._questions.bar
         row = self._cursor
         for _ in range(min(SWEEP, size)):
             row = row + 1 if row + 1 < size else 0
@@ -491,66 +512,80 @@ class LookupSchedule:
             if state & FREE:
                 continue
             worth = self._weigh(row, now_s)
-            if state & UNVERIFIED and row not in self._questions:
-                worth += UNKNOWN_WORTH
-            if worth > self._bar and row not in self._flying:
-                if now_s - self._verified_s[row] < LOOK_AGAIN_S:
-                    continue
+            if state & UNVERIFIED and row not in self._repeats:
+                self._put(row, UNKNOWN_WORTH, "unverified", now_s)
+            elif worth > bar and now_s - self._verified_s[row] > LOOK_AGAIN_S and row not in self._flying:
                 self._put(row, worth, "live" if state & LIVE else "offline", now_s)
         self._cursor = row
 
-    def _scan_worth(self, now_s: float) -> float:
-        self._lanes_seen -= 1
-        if self._lanes_seen <= 0:
-            self._lane_order = self._lanes.order(now_s, SCAN_AGAIN_S)
-            self._lanes_seen = 6
-            total, left = 0.0, self._settings.names_per_scan
-            for worth, lane in self._lane_order:
-                count = min(left, self._lanes.sizes[lane])
-                total += worth * count
-                left -= count
-                if left <= 0:
-                    break
-            self._worth_of_scan = total
-        return self._worth_of_scan
+    def _weigh_scan(self, now_s: float) -> None:
+        """Look every few decisions what the best scan would be worth."""
+        self._lanes_hold -= 1
+        if self._lanes_hold > 0:
+            return
+        self._lanes_hold = SWEEP
+        self._lane_order = self._lanes.order(now_s, SCAN_AGAIN_S)
+        worth, left = 0.0, self._settings.names_per_scan
+        for each, lane in self._lane_order:
+            count = min(left, self._lanes.sizes[lane])
+            worth += each * count
+            left -= count
+            if left <= 0:
+                break
+        self._scan_worth = worth
 
     def _scan(self, now_s: float) -> Request | Wait:
         rows: list[int] = []
+        wanted = self._settings.names_per_scan
         for _, lane in self._lane_order:
-            rows += self._lanes.take(lane, self._settings.names_per_scan - len(rows), now_s, SCAN_AGAIN_S)
-            if len(rows) >= self._settings.names_per_scan:
+            rows += self._lanes.take(lane, wanted - len(rows), now_s, SCAN_AGAIN_S)
+            if len(rows) >= wanted:
                 break
-        self._lanes_seen = 0
+        self._lanes_hold = 0
         names = self._names
-        if not rows:
-            return Wait(now_s + 1.0)
-        return StreamsScan(tuple([names[row] for row in rows]))
+        return StreamsScan(tuple([names[row] for row in rows])) if rows else self._wait(now_s)
+
+    def _wait(self, now_s: float) -> Wait:
+        return Wait(min(self._questions.next_due_s, now_s + SCAN_AGAIN_S))
+
+    def _outlook(self, row: int, worth: float, age_s: float, now_s: float) -> tuple[str, float]:
+        """The strongest reason to ask a row, and when that is expected."""
+        if row in self._flying:
+            return f"asked just now: {self._flying[row].reason}", now_s
+        if row in self._repeats:
+            return "not verified yet", self._repeats[row][1]
+        if self._flags[row] & UNVERIFIED:
+            return "not verified yet", now_s
+        if row in self._suspects:
+            return "its neighbours moved", now_s + PASSED_LOOKS_S[0]
+        reason = "streams: may have broken off unseen" if self._flags[row] & LIVE else "may go live elsewhere"
+        due = max(self._questions.bar, self._scan_worth) / max(worth, 1e-12)
+        return reason, now_s + age_s * max(0.0, math.sqrt(due) - 1.0)
+
+    # Ticking.
 
     def _tick(self, now_s: float) -> None:
         self._hazard.tick(now_s)
         passed_s = now_s - self._tick_s + TICK_S
         self._rate_per_s += 0.05 * (self._asked_since_tick / passed_s - self._rate_per_s)
         self._asked_since_tick = 0
+        self._tick_s = now_s + TICK_S
         self._neighbours.slowness = max(1.0, 1.0 / max(self._rate_per_s, 1e-3))
-        lost = [
-            row
-            for row, (sent_s, _, _) in self._flying.items()
-            if now_s - sent_s > self._settings.forget_in_flight_after_s
-        ]
-        for row in lost:
+        forgotten_s = now_s - self._settings.forget_in_flight_after_s
+        for row in [row for row, flight in self._flying.items() if flight.sent_s < forgotten_s]:
             self._retry(row, now_s)
         if now_s >= self._slow_tick_s:
             self._habits.tick(now_s)
             self._slow_tick_s = now_s + SLOW_TICK_S
-            if abs(len(self._names) - self._ordered) > len(self._names) // 100:
+            if abs(len(self._names) - self._in_line) > len(self._names) // 100:
                 self._stand_in_line()
-        self._tick_s = now_s + TICK_S
 
     def _stand_in_line(self) -> None:
+        """Order the rows by name within their labels, for the neighbours; when one in a hundred is new."""
         lines: dict[frozenset[str], list[int]] = {}
         for row, cohort in enumerate(self._cohorts):
             if not self._flags[row] & FREE:
                 lines.setdefault(self._hazard.keys[cohort][0], []).append(row)
         orders = [array("i", sorted(rows, key=self._names.__getitem__)) for rows in lines.values()]
         self._neighbours.set_orders(orders, len(self._names))
-        self._ordered = len(self._names)
+        self._in_line = len(self._names)

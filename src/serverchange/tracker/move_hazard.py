@@ -15,8 +15,9 @@ FORGET_S = 2_400.0
 """e-folding time of what was seen; a phase of the migration lasts hours to days, a rollback minutes."""
 REST_PER_S = 1.0 / (120 * 86_400.0)
 """What is assumed of a cohort in which nothing was ever seen to move: once in 120 days."""
-CONTAGION = 0.02
-"""Part of the busiest cohort's hazard that every other one is given: phases follow one another."""
+CONTAGION_SAME, CONTAGION_OTHER = 0.03, 0.003
+"""Part of the busiest cohort's hazard given to every other on the same cluster (phases follow one another), and to
+those elsewhere (a bad weekend sends everybody back)."""
 EXAMINED_PRIOR_S = 4 * 3_600.0
 """Examined time, a cohort, before a single find can make the hazard high."""
 
@@ -30,6 +31,7 @@ class MoveHazard:
         self.members: list[int] = []
         self.per_s: list[float] = []
         self.integral: list[float] = []
+        self.targets: list[str | None] = []
         self._found: list[float] = []
         self._hits: list[float] = []
         self._examined_s: list[float] = []
@@ -45,6 +47,7 @@ class MoveHazard:
             self.members.append(0)
             self.per_s.append(REST_PER_S)
             self.integral.append(0.0)
+            self.targets.append(None)
             self._found.append(0.0)
             self._hits.append(0.0)
             self._examined_s.append(0.0)
@@ -75,16 +78,17 @@ class MoveHazard:
         passed_s = now_s - self._now_s
         self._now_s = now_s
         keep = math.exp(-passed_s / FORGET_S)
-        busiest = 0.0
-        for cohort in range(len(self.keys)):
+        busiest: dict[str | None, float] = {}
+        for cohort, (_, cluster) in enumerate(self.keys):
             self.integral[cohort] += self.per_s[cohort] * passed_s
             self._found[cohort] *= keep
             self._hits[cohort] *= keep
             self._examined_s[cohort] *= keep
             self._estimate(cohort)
-            busiest = max(busiest, self.per_s[cohort])
-        for cohort in range(len(self.keys)):
-            self.per_s[cohort] = max(self.per_s[cohort], CONTAGION * busiest)
+            busiest[cluster] = max(busiest.get(cluster, 0.0), self.per_s[cohort])
+        anywhere = CONTAGION_OTHER * max(busiest.values(), default=0.0)
+        for cohort, (_, cluster) in enumerate(self.keys):
+            self.per_s[cohort] = max(self.per_s[cohort], anywhere, CONTAGION_SAME * busiest[cluster])
 
     def _estimate(self, cohort: int) -> None:
         counted = self._found[cohort] / (FORGET_S * max(1, self.members[cohort]))

@@ -21,8 +21,9 @@ WINDOW = 4
 """Questions of one chase and direction under way at once."""
 CHASES = 48
 """Chases remembered; the one whose last find is oldest is forgotten first."""
-SENTINEL_FINDS = 3
-"""Finds after which a chase keeps sentinels."""
+GOOD_FINDS, GOOD_ASKED_A_FIND = 2.8, 14.0
+"""Finds after which a chase is believed and keeps sentinels, and how many questions each may have taken."""
+FADE_CHASE = 0.99
 CHASE_LASTS_S = 5_400.0
 WATCH_FIRST_S = 40.0
 WATCH_LAST_S = 2_400.0
@@ -57,8 +58,19 @@ class _Chase:
     order: int
     cohort: int
     sides: tuple[_Side, _Side]
-    finds: int = 1
+    finds: float = 1.0
+    asked: float = 0.0
     last_find_s: float = 0.0
+
+    @property
+    def is_good(self) -> bool:
+        """Whether it found enough to be believed, and to keep sentinels."""
+        return self.finds >= GOOD_FINDS and self.finds * GOOD_ASKED_A_FIND >= self.asked
+
+    def note(self, moved: float) -> None:
+        """An answer came."""
+        self.finds = self.finds * FADE_CHASE + moved
+        self.asked = self.asked * FADE_CHASE + 1.0
 
 
 class Neighbours:
@@ -105,7 +117,6 @@ class Neighbours:
             self._note(chase, moved=True)
             side.asked -= 1
             side.misses, side.first_miss, side.watch_s = 0, None, WATCH_FIRST_S
-            chase.finds += 1
             chase.last_find_s = now_s
             self._surround(chase, side)
             return
@@ -114,8 +125,6 @@ class Neighbours:
         number, place = self._order_of[row], self._place[row]
         for chase in self._chases:
             if chase.order == number and chase.cohort == cohort and chase.sides[0].edge < place < chase.sides[1].edge:
-                chase.finds += 1
-                chase.last_find_s = now_s
                 return
         self._passed_over += 1
         if self.moved_share >= RARE or self._passed_over % 8 == 0:
@@ -138,10 +147,11 @@ class Neighbours:
             side.watch_s = min(WATCH_LAST_S, side.watch_s * WATCH_GROWS)
 
     def dropped(self, row: int) -> None:
-        """The row was proposed, but the question brought nothing."""
+        """The row was proposed, but the question brought nothing: it counts as passed over."""
         if row in self._asked_for:
             _, side = self._asked_for.pop(row)
             side.asked -= 1
+            side.passed.append(row)
 
     def propose(self, now_s: float, standing: Callable[[int, int], Standing]) -> tuple[int, float] | None:
         """The next row that some chase wants asked and the chance that it moved, or None.
@@ -156,7 +166,7 @@ class Neighbours:
                     continue
                 row = self._advance(chase, side, standing)
                 if row is not None:
-                    return row, 1.0 if chase.finds >= SENTINEL_FINDS else self.moved_share
+                    return row, 1.0 if chase.is_good else self.moved_share
         return None
 
     def take_between(self) -> list[int]:
@@ -166,7 +176,7 @@ class Neighbours:
 
     def _resume(self, chase: _Chase, side: _Side, now_s: float) -> bool:
         """A stopped side looks again where it first missed, if its chase found several and not too long ago."""
-        if chase.finds < SENTINEL_FINDS or side.asked or now_s < side.watch_at_s:
+        if not chase.is_good or side.asked or now_s < side.watch_at_s:
             return False
         if now_s - chase.last_find_s > CHASE_LASTS_S:
             return False
@@ -197,7 +207,7 @@ class Neighbours:
 
     def _surround(self, chase: _Chase, side: _Side) -> None:
         """What was passed over is seen to lie between moved rows."""
-        if chase.finds >= SENTINEL_FINDS:
+        if chase.is_good:
             self._between += side.passed
             side.passed = []
 
@@ -209,7 +219,7 @@ class Neighbours:
             self._chases.remove(oldest)
 
     def _note(self, chase: _Chase, *, moved: bool) -> None:
-        if chase.finds >= SENTINEL_FINDS:
-            return
-        self._asked = self._asked * FADE + 1.0
-        self._moved = self._moved * FADE + moved
+        if not chase.is_good:
+            self._asked = self._asked * FADE + 1.0
+            self._moved = self._moved * FADE + moved
+        chase.note(moved)
