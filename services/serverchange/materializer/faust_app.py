@@ -29,6 +29,7 @@ never come back (aiokafka issue 1187). Our own watchdog looks for progress."""
 FETCHES_WAITING_MAX: Final = 2
 """Fetches between Faust and the agent: one more than is being applied keeps the fold busy."""
 
+METADATA_AGE_MS: Final = 10_000
 FETCH_BYTES_MAX: Final = 1_048_576
 """Of one partition in one request, Kafka's own default."""
 
@@ -47,6 +48,8 @@ def make_app(settings: Settings, agent: Callable[[Fetched], Awaitable[None]]) ->
         broker_max_poll_records=settings.materializer.fetch_records_max,
         broker_max_poll_interval=MAX_POLL_INTERVAL_S,
         consumer_max_fetch_size=FETCH_BYTES_MAX,
+        # A topic deleted and made anew is noticed within this; Kafka's default is five minutes.
+        consumer_metadata_max_age_ms=METADATA_AGE_MS,
         # Nothing is committed to Kafka, so a fresh assignment has no offset there until Postgres positions it.
         consumer_auto_offset_reset="earliest",
         stream_buffer_maxsize=FETCHES_WAITING_MAX,

@@ -110,11 +110,11 @@ class RunsThread(AIOKafkaConsumerThread):
         # Nothing is awaited from here on, so no seek can fall between the delivery and this bookkeeping.
         subscription = consumer._subscription.subscription
         assignment = subscription.assignment if subscription is not None else None
-        if assignment is None or not self.consumer.flow_active:
+        if assignment is None:
             return None
         runs = [self._run(tp, tuple(records.get(tp, ())), assignment) for tp in assignment.tps]
         found = tuple(run for run in runs if run is not None)
-        return Fetched(found) if found else None
+        return Fetched(found) if found and self.consumer.flow_active else None
 
     def _run(self, aiokafka_tp: TopicPartition, records: tuple[ConsumerRecord, ...], assignment: Any) -> Run | None:
         """Return what was delivered of one partition since the last time, or None for nothing at all."""

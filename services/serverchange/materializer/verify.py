@@ -150,7 +150,7 @@ def _fold_log(
     truth = _Truth()
     ends = {partition: position for partition, (position, _) in tables.positions.items()}
     total = sum(ends.values())
-    for record in _read(settings, CHANNEL_EVENTS, ends):
+    for record in read_topic(settings, CHANNEL_EVENTS, ends):
         _fold_record(record, truth, tables, len(ends))
         report.records += 1
         if progress is not None and report.records % 10_000 == 0:
@@ -282,7 +282,7 @@ def _compare_published(settings: KafkaSettings, truth: _Truth, report: Report) -
 def _published_faults(settings: KafkaSettings, truth: _Truth) -> Iterator[str]:
     last: dict[str, ClusterChanged] = {}
     found: dict[tuple[str, int], ClusterChanged] = {}
-    for record in _read(settings, CLUSTER_CHANGES, None):
+    for record in read_topic(settings, CLUSTER_CHANGES, None):
         try:
             change = parse_change(record.key, record.value)
         except Rejected as rejected:
@@ -316,7 +316,7 @@ def _same(published: ClusterChanged, change: Change) -> bool:
     )
 
 
-def _read(settings: KafkaSettings, topic: Topic, ends: dict[int, int] | None) -> Iterator[Any]:
+def read_topic(settings: KafkaSettings, topic: Topic, ends: dict[int, int] | None) -> Iterator[Any]:
     """Yield the committed records of a topic, partition by partition, up to `ends` (None: the present end)."""
     consumer = make_consumer(settings, client_id="serverchange-verify", group=None)
     try:

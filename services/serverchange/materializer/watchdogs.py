@@ -85,12 +85,11 @@ async def watch_log(settings: Settings, process: Process, worker: Worker) -> Non
     matched_at = time.monotonic()
     while True:
         await asyncio.sleep(LOOK_INTERVAL_S)
-        if not worker.owned:
-            continue
         try:
             if connection is None or connection.closed:
                 connection = await connect(settings.postgres, application=f"{settings.process.name} watch")
-            await _look(settings, process, worker, connection)
+            if worker.owned:
+                await _look(settings, process, worker, connection)
             if time.monotonic() - matched_at > MATCH_INTERVAL_S:
                 await _match(worker, connection)
                 matched_at = time.monotonic()
@@ -122,8 +121,14 @@ async def _look(settings: Settings, process: Process, worker: Worker, connection
 
 
 async def _match(worker: Worker, connection: AsyncConnection) -> None:
-    """Compare the log's identity; a stopped partition that matches again is positioned anew."""
+    """Compare the log's identity; a stopped partition that matches again is positioned anew.
+
+    A topic made anew is told even by a worker that has no partitions: deleting a topic takes them from all workers.
+    """
     topic = await worker.reader.identity()
+    worker.judge_topic(topic)
+    if not worker.owned:
+        return
     positions = await projection.load_positions(connection, worker.owned)
     reasons = await match_log(worker.reader, topic, positions, digests=bool(worker.stopped))
     for position in positions:
@@ -135,7 +140,7 @@ async def watch_outbox(settings: Settings, process: Process, outbox: Outbox) -> 
     while True:
         await asyncio.sleep(LOOK_INTERVAL_S)
         metrics.OUTBOX_LAG.set(outbox.owed)
-        if {"postgres", "kafka"} & process.readiness.missing.keys():
+        if not outbox.owed or {"postgres", "kafka"} & process.readiness.missing.keys():
             outbox.progressed_at = time.monotonic()
         elif time.monotonic() - outbox.progressed_at > settings.materializer.progress_timeout_s:
             fail_standing_still(

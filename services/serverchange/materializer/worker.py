@@ -111,6 +111,17 @@ class Worker:
             self.stopped[partition] = reason
             self._readiness.wait_for(part, reason)
 
+    def judge_topic(self, topic: TopicIdentity) -> None:
+        """Say that the topic is another than at the start, which only a restart can judge anew."""
+        if topic.topic_id == self._topic.topic_id:
+            self._readiness.found("log")
+        else:
+            self._readiness.wait_for(
+                "log",
+                f"topic {topic.name} was made anew (id {topic.topic_id}, ours was {self._topic.topic_id}); restore it, "
+                "or start over with an empty database",
+            )
+
     def assign(self, partitions: frozenset[int]) -> None:
         """Take note of a new assignment, complete and positioned."""
         for partition in self.owned - partitions:
