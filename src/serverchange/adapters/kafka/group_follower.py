@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from kafka import ConsumerRebalanceListener, TopicPartition
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, UnknownTopicOrPartitionError
 
 from serverchange.adapters.kafka.clients import make_consumer
 from serverchange.adapters.kafka.topics import topic_name
@@ -44,6 +44,9 @@ CHECK_TIMEOUT_MS: Final = 3_000
 
 RESTART_S: Final = (0.5, 5.0)
 """Bounds of the random wait before a consumer that failed is made anew."""
+
+METADATA_MAX_AGE_MS: Final = 30_000
+"""A leader with incomplete metadata assigns too little until the next refresh (Kafka's default is five minutes)."""
 
 MAX_POLL_INTERVAL_MS: Final = 30_000
 """A member that stopped polling holds every rebalance up for so long (Kafka's default is five minutes)."""
@@ -240,9 +243,15 @@ class _Session:
             group_instance_id=membership.instance,
             max_poll_records=BATCH_RECORDS_MAX,
             max_poll_interval_ms=MAX_POLL_INTERVAL_MS,
+            metadata_max_age_ms=METADATA_MAX_AGE_MS,
             # A topic that no longer holds our position must be an error, never a silent jump to its beginning.
             auto_offset_reset="none",
         )
+        # A leader that has no metadata yet assigns nothing, and may not notice before the next refresh, minutes later
+        # (kafka-python 3.0.12: "No partition metadata for topic").
+        if not self._consumer.partitions_for_topic(self._topic):
+            self._consumer.close(autocommit=False, timeout_ms=1_000)
+            raise UnknownTopicOrPartitionError(f"there is no topic {self._topic}; run: serverchange topics apply")
         self._consumer.subscribe([self._topic], listener=_Listener(self))
 
     def assigned(self, partitions: frozenset[int]) -> None:
