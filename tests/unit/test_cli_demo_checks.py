@@ -170,6 +170,8 @@ BELIEVED = believed_timelines(good_run())
         (12.0, [Stay(FORSEN, AWS, 11.0)], Window.OTHERWISE),
         (12.0, [Stay(FORSEN, AWS, 11.0, 11.5)], Window.OTHERWISE),
         (12.0, [Stay(FORSEN, AWS, 5.0, 10.0)], Window.IN_HANDOVER),
+        (12.0, [Stay(FORSEN, AWS, 5.0, 10.6)], Window.IN_HANDOVER),
+        (16.0, [Stay(FORSEN, AWS, 5.0, 15.0)], Window.OTHERWISE),
         (12.0, [Stay(FORSEN, MAIN, 5.0)], Window.IN_HANDOVER),
         (10.6, [Stay(FORSEN, AWS, 11.0)], Window.IN_HANDOVER),
     ],
@@ -180,6 +182,8 @@ BELIEVED = believed_timelines(good_run())
         "while confirmed on the new side",
         "after leaving the new side again",
         "a stay that ended before the change counts for nothing",
+        "an old side of before, parted before the change could be read, counts for nothing",
+        "a room that we were in already and left long after the change",
         "the old side counts for nothing",
         "a later confirmation does not reach back",
     ],
@@ -214,6 +218,12 @@ def test_a_channel_joined_in_advance_is_handed_over_in_no_time() -> None:
     run = good_run()
     ahead = replace(run, stays=[*run.stays, Stay(FORSEN, AWS, 2.0)])
     assert judge(ahead).handover_ms == Spread(0.0, 0.0)
+
+
+def test_a_handover_waits_for_the_room_that_was_just_left_to_be_joined_again() -> None:
+    run = good_run()
+    again = replace(run, stays=[Stay(FORSEN, AWS, 2.0, 10.6), *run.stays])
+    assert judge(again).handover_ms == Spread(500.0, 500.0)
 
 
 def test_a_handover_that_the_next_move_overtook_is_not_measured() -> None:

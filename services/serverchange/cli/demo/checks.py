@@ -26,6 +26,9 @@ from serverchange.events import ChangeKind, Channel, Cluster
 CLOCK_GRAIN_S: Final = 0.002
 """Kafka's append times are whole milliseconds, cut off: a change may seem that much older than its cause."""
 
+REACTION_S: Final = 3.0
+"""In so long a shard has read a change; on an idle machine it takes 20 ms, under load a second was seen."""
+
 SLOWEST_SHOWN: Final = 3
 
 SETTLED: Final = "settled"
@@ -228,6 +231,15 @@ def stays_by_room(stays: Iterable[Stay]) -> Rooms:
     return rooms
 
 
+def confirms(stay: Stay, changed_s: float) -> bool:
+    """Return whether a stay on the new side is the confirmation that a handover begun at `changed_s` waits for.
+
+    It began later, or we were in the room already and stayed. Left within `REACTION_S`, it is what an earlier
+    handover left behind: its old side, parted before the shard could have read of the change.
+    """
+    return stay.from_s >= changed_s or stay.until_s > changed_s + REACTION_S
+
+
 def find_handovers(changes: Sequence[Published], rooms: Rooms) -> Iterator[Handover]:
     """Yield each move's handover, from its change event to the confirmation on the new side (0 ms: joined already).
 
@@ -244,7 +256,7 @@ def find_handovers(changes: Sequence[Published], rooms: Rooms) -> Iterator[Hando
             (
                 max(stay.from_s, change.at_s)
                 for stay in rooms.get((change.channel, change.cluster), ())
-                if stay.until_s > change.at_s and stay.from_s < until_s
+                if confirms(stay, change.at_s) and stay.from_s < until_s
             ),
             default=None,
         )
@@ -261,9 +273,8 @@ def window_of(line: SentLine, believed: Mapping[Channel, Timeline], rooms: Rooms
     if timeline is None or timeline.at(line.at_s) != line.cluster:
         return Window.UNDETECTED
     changed_s = timeline.since(line.at_s)
-    was_there = any(
-        stay.from_s <= line.at_s and stay.until_s > changed_s for stay in rooms.get((line.channel, line.cluster), ())
-    )
+    stays = rooms.get((line.channel, line.cluster), ())
+    was_there = any(stay.from_s <= line.at_s and confirms(stay, changed_s) for stay in stays)
     return Window.OTHERWISE if was_there else Window.IN_HANDOVER
 
 
