@@ -17,6 +17,7 @@ from serverchange.state_api import change_routes, channel_routes, cluster_routes
 from serverchange.state_api.catch_up import CatchUp
 from serverchange.state_api.change_feed import ChangeFeed
 from serverchange.state_api.change_routes import StreamSlots
+from serverchange.state_api.deciding_records import DecidingRecords
 from serverchange.state_api.freshness import FreshnessBoard
 from serverchange.state_api.guard import Guard
 from serverchange.state_api.log_watch import LogEnds, LogWatch
@@ -60,7 +61,8 @@ def create_app(settings: Settings, *, readiness: Readiness | None = None) -> Fas
         watch = LogWatch(settings.kafka, client_id=client_id, told=told)
         publisher = EventPublisher(settings.kafka, client_id=client_id)
         async with Reader(settings.postgres, application=client_id) as reader:
-            app.state.parts = Parts(settings, tokens, reader, Writer(publisher), board, feed)
+            records = DecidingRecords(settings.kafka, client_id=client_id)
+            app.state.parts = Parts(settings, tokens, reader, Writer(publisher), records, board, feed)
             app.state.catch_up = CatchUp(settings.kafka, client_id=client_id)
             feed.start()
             watch.start()
@@ -71,7 +73,7 @@ def create_app(settings: Settings, *, readiness: Readiness | None = None) -> Fas
                 feed.stop()
                 watch.stop()
                 keeping.cancel()
-                await asyncio.gather(keeping, publisher.close(), return_exceptions=True)
+                await asyncio.gather(keeping, publisher.close(), records.close(), return_exceptions=True)
 
     app = FastAPI(title="serverchange", version="1", description=DESCRIPTION, lifespan=lifespan)
     app.state.stream_slots = StreamSlots(settings.api.streams_max)

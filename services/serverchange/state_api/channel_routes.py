@@ -25,6 +25,8 @@ from serverchange.adapters.postgres.state import (
     list_channels,
 )
 from serverchange.events import Channel, ChannelKind, ClusterField, LabelField
+from serverchange.state_api.answers import JSON, NOT_MODIFIED, respond
+from serverchange.state_api.deciding_records import RECORDS_MAX
 from serverchange.state_api.parts import (
     Demanded,
     Parts,
@@ -49,24 +51,19 @@ from serverchange.views import (
 
 router = APIRouter(tags=["channels"])
 
-JSON: Final = "application/json"
 NDJSON: Final = "application/x-ndjson"
 PAGE_MAX: Final = 1_000
+HISTORY_PAGE: Final = 100
 PORTION: Final = 2_000
 """Names looked up, or rows exported, at once: about 20 ms of this process's time, so that others are served between."""
 
 NamePath = Annotated[str, Path(description="A channel, with or without capitals.", examples=["forsen"])]
 
 
-def _respond(members: dict[str, Any]) -> Response:
-    """Return JSON made in one go; the models of `views` describe it, and the tests hold it to them."""
-    return Response(to_json(members), media_type=JSON)
-
-
 @router.get(
     "/channels/{name}",
     response_model=ChannelAnswer | ChannelAtAnswer,
-    responses=problems(404, 422, 503),
+    responses=NOT_MODIFIED | problems(404, 422, 503),
     summary="Where one channel is",
 )
 async def get_channel(
@@ -82,7 +79,7 @@ async def get_channel(
     parts = parts_of(request)
     channel = channel_named(name)
     if at is not None:
-        return await _channel_at(parts, channel, demanded, at)
+        return await _channel_at(request, channel, demanded, at)
     fresh = parts.board.now
 
     async def find(connection: AsyncConnection) -> ChannelRow | None:
@@ -91,7 +88,7 @@ async def get_channel(
     row = await parts.reader.read_at(demanded.position, find, wait_s=demanded.wait_s)
     if row is None:
         raise _never_tracked(channel)
-    return _respond({**row, **freshness_members(fresh)})
+    return respond(request, row, fresh)
 
 
 def _never_tracked(channel: Channel) -> ApiProblem:
@@ -100,9 +97,10 @@ def _never_tracked(channel: Channel) -> ApiProblem:
     )
 
 
-async def _channel_at(parts: Parts, channel: Channel, demanded: Demanded, at: datetime) -> Response:
+async def _channel_at(request: Request, channel: Channel, demanded: Demanded, at: datetime) -> Response:
     if at.tzinfo is None:
         raise unprocessable("query.at: say the offset from UTC, e.g. 2016-02-01T12:00Z")
+    parts = parts_of(request)
     fresh = parts.board.now
     at_ms = round(at.timestamp() * 1000)
 
@@ -112,7 +110,8 @@ async def _channel_at(parts: Parts, channel: Channel, demanded: Demanded, at: da
     row = await parts.reader.read_at(demanded.position, find, wait_s=demanded.wait_s)
     if row is None:
         raise ApiProblem(HTTPStatus.NOT_FOUND, f"nothing was published of {channel} until then")
-    return _respond(
+    return respond(
+        request,
         {
             "channel": channel,
             "at": at,
@@ -122,8 +121,8 @@ async def _channel_at(parts: Parts, channel: Channel, demanded: Demanded, at: da
             "since": row.since,
             "version": row.version,
             "final": fresh.as_of is not None and fresh.as_of >= at,
-            **freshness_members(fresh),
-        }
+        },
+        fresh,
     )
 
 
@@ -172,6 +171,11 @@ async def _look_up_rest(parts: Parts, names: list[Channel], first: list[ChannelR
     yield b'],"unknown":' + to_json(unknown) + b"," + to_json(freshness_members(fresh))[1:]
 
 
+_NDJSON_TOO: Final[dict[int | str, dict[str, Any]]] = {
+    200: {**NOT_MODIFIED[200], "content": {NDJSON: {"schema": {"type": "string"}}}}
+}
+
+
 class ChannelsQuery(BaseModel):
     """The filters and the page of a listing."""
 
@@ -197,7 +201,7 @@ class ChannelsQuery(BaseModel):
 @router.get(
     "/channels",
     response_model=ChannelsPage,
-    responses=problems(422, 503) | {200: {"content": {NDJSON: {"schema": {"type": "string"}}}}},
+    responses=NOT_MODIFIED | _NDJSON_TOO | problems(422, 503),
     summary="All channels, filtered, in pages or as NDJSON",
 )
 async def get_channels(request: Request, demanded: Demanded, asked: Annotated[ChannelsQuery, Query()]) -> Response:
@@ -213,7 +217,7 @@ async def get_channels(request: Request, demanded: Demanded, asked: Annotated[Ch
     rows = await _list_page(parts, wanted, after, asked.limit + 1, demanded)
     page = rows[: asked.limit]
     cursor = page[-1]["channel"] if len(rows) > asked.limit else None
-    return _respond({"channels": page, "cursor": cursor, **freshness_members(fresh)})
+    return respond(request, {"channels": page, "cursor": cursor}, fresh)
 
 
 async def _list_page(
@@ -239,7 +243,7 @@ async def _export(parts: Parts, wanted: ChannelFilter, first: list[ChannelRow]) 
 @router.get(
     "/channels/{name}/history",
     response_model=HistoryPage,
-    responses=problems(404, 422, 503),
+    responses=NOT_MODIFIED | problems(404, 422, 503),
     summary="The published changes of one channel, newest first",
 )
 async def get_history(
@@ -250,15 +254,16 @@ async def get_history(
         str | None,
         Query(pattern=r"^\d{1,16}\.\d{1,9}$", description="From the page before.", examples=["12.1"]),
     ] = None,
-    limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 100,
+    limit: Annotated[int | None, Query(ge=1, le=PAGE_MAX, description="100; with `evidence` 20, and at most.")] = None,
+    evidence: Annotated[bool, Query(description="Also what the deciding events said, from the log.")] = False,
 ) -> Response:
     """Answer with every change, the ids of the events behind it, and the record of the log that decided."""
     parts = parts_of(request)
     channel = channel_named(name)
-    before = None
-    if cursor is not None:
-        version, _, generation = cursor.partition(".")
-        before = (int(version), int(generation))
+    before = _before(cursor)
+    limit = limit or (RECORDS_MAX if evidence else HISTORY_PAGE)
+    if evidence and limit > RECORDS_MAX:
+        raise unprocessable(f"query.limit: at most {RECORDS_MAX} changes with their evidence")
     fresh = parts.board.now
 
     async def read(connection: AsyncConnection) -> tuple[ChannelRow | None, list[HistoryRow]]:
@@ -270,18 +275,27 @@ async def get_history(
         raise _never_tracked(channel)
     page = changes[:limit]
     last = page[-1] if len(changes) > limit else None
-    return _respond(
+    words = await parts.records.fetch({(one.partition, one.offset) for one in page}) if evidence else {}
+    return respond(
+        request,
         {
             "channel": channel,
             **{member: row[member] for member in ("status", "version", "since", "verified_at")},
-            "changes": [_history_entry(change) for change in page],
+            "changes": [_history_entry(one, words.get((one.partition, one.offset))) for one in page],
             "cursor": None if last is None else f"{last.version}.{last.generation}",
-            **freshness_members(fresh),
-        }
+        },
+        fresh,
     )
 
 
-def _history_entry(row: HistoryRow) -> dict[str, Any]:
+def _before(cursor: str | None) -> tuple[int, int] | None:
+    if cursor is None:
+        return None
+    version, _, generation = cursor.partition(".")
+    return int(version), int(generation)
+
+
+def _history_entry(row: HistoryRow, words: dict[str, object] | None) -> dict[str, Any]:
     return {
         "generation": row.generation,
         "version": row.version,
@@ -291,5 +305,5 @@ def _history_entry(row: HistoryRow) -> dict[str, Any]:
         "since": row.since,
         "labels": row.labels,
         "evidence": row.evidence,
-        "decided_by": {"partition": row.partition, "offset": row.offset},
+        "decided_by": {"partition": row.partition, "offset": row.offset, "event": words},
     }

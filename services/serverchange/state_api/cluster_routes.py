@@ -12,8 +12,9 @@ from serverchange.adapters.postgres.connections import AsyncConnection
 from serverchange.adapters.postgres.state import ChannelRow, find_channel
 from serverchange.events import Channel, Cluster, TrackedData
 from serverchange.platform import ChatPropertiesAnswer, ServersAnswer
+from serverchange.state_api.answers import NOT_MODIFIED, respond
 from serverchange.state_api.channel_routes import NamePath
-from serverchange.state_api.parts import Parts, channel_named, freshness_headers, freshness_members, now_ms, parts_of
+from serverchange.state_api.parts import Parts, channel_named, freshness_headers, now_ms, parts_of
 from serverchange.state_api.problems import ApiProblem, problems, unavailable
 from serverchange.views import ClustersAnswer, ClusterView
 
@@ -28,16 +29,14 @@ UNKNOWN_RETRY_S: Final = 1
 @router.get(
     "/clusters",
     response_model=ClustersAnswer,
-    responses=problems(503),
+    responses=NOT_MODIFIED | problems(503),
     tags=["clusters"],
     summary="Which servers each cluster has",
 )
 async def get_clusters(request: Request) -> Response:
     """Answer as the platform last named them."""
     parts = parts_of(request)
-    clusters = [view for _, view in sorted(_clusters(parts).items())]
-    answer = ClustersAnswer(clusters=tuple(clusters), **freshness_members(parts.board.now))
-    return Response(answer.model_dump_json(), media_type="application/json")
+    return respond(request, {"clusters": [view for _, view in sorted(_clusters(parts).items())]}, parts.board.now)
 
 
 def _clusters(parts: Parts) -> dict[Cluster, ClusterView]:

@@ -13,6 +13,7 @@ from fastapi import Depends, Header, Request
 from serverchange.adapters.settings import Settings
 from serverchange.events import Channel, Rejected, parse_channel
 from serverchange.state_api.change_feed import ChangeFeed
+from serverchange.state_api.deciding_records import DecidingRecords
 from serverchange.state_api.freshness import Fresh, FreshnessBoard
 from serverchange.state_api.problems import ApiProblem, unprocessable
 from serverchange.state_api.reads import Reader
@@ -33,6 +34,7 @@ class Parts:
     tokens: Tokens
     reader: Reader
     writer: Writer
+    records: DecidingRecords
     board: FreshnessBoard
     feed: ChangeFeed
 

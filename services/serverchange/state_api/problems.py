@@ -66,8 +66,9 @@ def add_handlers(app: FastAPI) -> None:
 
     async def http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101
+        status = 422 if error.status_code == 400 else error.status_code  # one answer for every body that is no JSON
         detail = _HINTS.get(error.status_code, str(error.detail))
-        return problem_response(error.status_code, detail, instance=request.url.path, headers=error.headers)
+        return problem_response(status, detail, instance=request.url.path, headers=error.headers)
 
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)  # noqa: S101
@@ -90,6 +91,7 @@ def add_handlers(app: FastAPI) -> None:
 
 
 _HINTS: Final = {
+    400: "body: no JSON in UTF-8",
     404: "no such route; GET /openapi.json lists them",
     405: "this route does not take that method; see the Allow header",
 }

@@ -35,6 +35,9 @@ T = TypeVar("T")
 NAMES_A_REQUEST: Final = 10_000
 """Names in one bulk request: an answer of some 4 MB, well within the usual time-outs."""
 
+EVIDENCE_PAGE: Final = 20
+"""Changes of one page with their evidence, at most: the API reads each from the log."""
+
 TRIES_MAX: Final = 5
 BACKOFF_S: Final = 0.2
 BACKOFF_MAX_S: Final = 5.0
@@ -122,7 +125,9 @@ def page(cursor: str | None, filters: Mapping[str, Any]) -> Call[ChannelsPage]:
 
 def history(name: str, cursor: str | None, *, limit: int, evidence: bool) -> Call[HistoryPage]:
     """Ask for the changes of one channel, newest first."""
-    query = {"limit": limit, "evidence": evidence} | ({} if cursor is None else {"cursor": cursor})
+    query = {"limit": min(limit, EVIDENCE_PAGE) if evidence else limit, "evidence": evidence} | (
+        {} if cursor is None else {"cursor": cursor}
+    )
     return Call("GET", f"/channels/{_name(name)}/history", _HISTORY, query=query)
 
 

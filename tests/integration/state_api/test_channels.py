@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from serverchange.tracker.channel_state import Status
-from serverchange.views import ChannelAnswer, ChannelAtAnswer, ChannelsPage, HistoryPage, LookupAnswer
+from serverchange.views import ChannelAnswer, ChannelAtAnswer, ChannelsPage, HistoryPage, LookupAnswer, parse_position
 
-from .conftest import T0, RunningApi, Tables, settled
+from .conftest import BEARER, T0, RunningApi, Tables, settled
 
 
 def at(minutes: float) -> str:
@@ -174,3 +174,48 @@ async def test_at_a_past_moment_the_published_changes_answer(api: RunningApi, ta
 
     before = await api.client.get("/channels/forsen", params={"at": at(minutes=-1)})
     assert before.status_code == 404
+
+
+async def test_an_answer_that_the_asker_has_is_not_sent_again(api: RunningApi, tables: Tables) -> None:
+    await tables.store([settled("forsen", on="aws")])
+    for path in ("/channels/forsen", "/channels", "/channels/forsen/history"):
+        first = await api.client.get(path)
+        again = await api.client.get(path, headers={"if-none-match": first.headers["etag"]})
+        assert (again.status_code, again.content) == (304, b""), path
+        assert again.headers["etag"] == first.headers["etag"]
+
+    etag = (await api.client.get("/channels/forsen")).headers["etag"]
+    await tables.store([settled("forsen", on="main", version=2)])
+    moved = await api.client.get("/channels/forsen", headers={"if-none-match": etag})
+    assert moved.status_code == 200
+
+
+async def test_long_answers_are_packed(api: RunningApi, tables: Tables) -> None:
+    await tables.store([settled(f"c{number}", on="aws") for number in range(100)])
+
+    packed = await api.client.get("/channels", headers={"accept-encoding": "gzip"})
+    plain = await api.client.get("/channels", headers={"accept-encoding": "identity"})
+
+    assert packed.headers["content-encoding"] == "gzip"
+    assert "content-encoding" not in plain.headers
+    assert packed.json()["channels"] == plain.json()["channels"]
+
+
+async def test_history_shows_what_the_deciding_event_said(api: RunningApi, tables: Tables) -> None:
+    written = await api.client.put("/channels/forsen/pin", headers=BEARER, json={"cluster": "aws"})
+    ((partition, offset),) = parse_position(written.json()["position"]).items()
+    await tables.store([settled("forsen", on="aws", version=2)])
+    await tables.store_history("forsen", ["main", "aws"])
+    await tables.execute("UPDATE cluster_change SET partition = %s, log_offset = %s", [partition, offset])
+
+    response = await api.client.get("/channels/forsen/history", params={"evidence": True})
+
+    event = HistoryPage.model_validate_json(response.content, strict=False).changes[0].decided_by.event
+    assert event is not None
+    assert (event["type"], event["data"]) == ("tv.serverchange.channel.pinned.v1", {"cluster": "aws"})
+
+
+async def test_evidence_is_shown_for_a_short_page_alone(api: RunningApi) -> None:
+    response = await api.client.get("/channels/forsen/history", params={"evidence": True, "limit": 21})
+
+    assert response.status_code == 422
