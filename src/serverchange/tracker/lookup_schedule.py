@@ -112,6 +112,14 @@ class LookupSchedule:
     def __contains__(self, channel: object) -> bool:
         return channel in self._rows
 
+    def believed(self, channel: str) -> str | None:
+        """The cluster that the schedule reckons with.
+
+        Raises:
+            KeyError: the channel is not tracked here.
+        """
+        return self._hazard.keys[self._cohorts[self._rows[channel]]][1]
+
     def track(
         self,
         channel: str,
@@ -214,7 +222,7 @@ class LookupSchedule:
         questions = self._questions
         while questions.best >= self._scan_worth and len(questions):
             question = questions.pop()
-            if self._is_open(question):
+            if self._is_open(question, now_s):
                 self._flying[question.row] = _Flight(now_s, question.reason, question.worth)
                 return Lookup(self._names[question.row])
         questions.lower_bar(self._scan_worth)
@@ -422,7 +430,7 @@ class LookupSchedule:
             if dropped.reason == "neighbour moved":
                 self._neighbours.dropped(dropped.row)
 
-    def _is_open(self, question: Question) -> bool:
+    def _is_open(self, question: Question, now_s: float) -> bool:
         """Whether the question still makes sense: it may have been answered meanwhile, or be under way."""
         row = question.row
         flags = self._flags[row]
@@ -430,7 +438,9 @@ class LookupSchedule:
             if question.reason == "neighbour moved":
                 self._neighbours.dropped(row)
             return False
-        return bool(flags & UNVERIFIED) or self._verified_s[row] <= question.at_s
+        if question.reason == "unverified" and row in self._repeats and self._repeats[row][1] > now_s:
+            return False
+        return bool(flags & UNVERIFIED) or self._verified_s[row] < question.at_s
 
     def _make_ready(self, due: Question, now_s: float) -> None:
         row, flags = due.row, self._flags[due.row]
@@ -454,13 +464,17 @@ class LookupSchedule:
     def _retry(self, row: int, due_s: float) -> None:
         flight = self._flying.pop(row)
         self._neighbours.dropped(row)
+        if self._flags[row] & UNVERIFIED:
+            tries = self._repeats[row][0] if row in self._repeats else 0
+            self._repeats[row] = (tries, due_s)
         if flight.reason in RETRIED:
             self._questions.put_later(due_s, row, flight.worth, flight.reason)
 
     def _follow_neighbours(self, now_s: float) -> None:
         while (proposed := self._neighbours.propose(now_s, self._standing)) is not None:
             row, chance = proposed
-            self._put(row, NEIGHBOUR_WORTH * chance, "neighbour moved", now_s)
+            worth = chance * max(NEIGHBOUR_WORTH, 2.0 * self._scan_worth)
+            self._put(row, worth, "neighbour moved", now_s)
         for row in self._neighbours.take_between():
             if not self._flags[row] & FREE and row not in self._suspects:
                 self._suspects[row] = PASSED_CHANCE
@@ -512,7 +526,9 @@ class LookupSchedule:
             if state & FREE:
                 continue
             worth = self._weigh(row, now_s)
-            if state & UNVERIFIED and row not in self._repeats:
+            if state & UNVERIFIED:
+                if row in self._flying or (row in self._repeats and self._repeats[row][1] >= now_s):
+                    continue
                 self._put(row, UNKNOWN_WORTH, "unverified", now_s)
             elif worth > bar and now_s - self._verified_s[row] > LOOK_AGAIN_S and row not in self._flying:
                 self._put(row, worth, "live" if state & LIVE else "offline", now_s)

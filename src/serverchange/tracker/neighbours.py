@@ -35,6 +35,8 @@ PASSED = 256
 """Rows passed over since the last find that are remembered, to be asked once more if a find follows."""
 FADE = 0.995
 """What is known of neighbours fades with each answer: two hundred answers of memory."""
+COMMON = 0.1
+"""Share of first neighbours found moved above which they are asked like those of a chase that found several."""
 RARE = 0.02
 """Share of neighbours found moved below which only every eighth find starts a chase."""
 
@@ -116,7 +118,9 @@ class Neighbours:
             chase, side = self._asked_for.pop(row)
             self._note(chase, moved=True)
             side.asked -= 1
-            side.misses, side.first_miss, side.watch_s = 0, None, WATCH_FIRST_S
+            side.watch_s = WATCH_FIRST_S
+            if side.first_miss is None or (self._place[row] - side.first_miss) * side.step > 0:
+                side.misses, side.first_miss = 0, None
             chase.last_find_s = now_s
             self._surround(chase, side)
             return
@@ -166,7 +170,7 @@ class Neighbours:
                     continue
                 row = self._advance(chase, side, standing)
                 if row is not None:
-                    return row, 1.0 if chase.is_good else self.moved_share
+                    return row, 1.0 if chase.is_good or self.moved_share > COMMON else self.moved_share
         return None
 
     def take_between(self) -> list[int]:
