@@ -88,7 +88,8 @@ async def run_shard(settings: Settings, process: Process) -> None:
 
 
 async def _work(settings: Settings, process: Process, shard: Shard, chat: ChatWriter) -> None:
-    def allow_the_drain() -> None:
+    def watch() -> None:
+        shard.look_for_silence()
         process.stop_timeout_s = drain_s(settings.reconnector, shard.channel_count) + STOP_MARGIN_S
 
     name = settings.process.name
@@ -98,7 +99,7 @@ async def _work(settings: Settings, process: Process, shard: Shard, chat: ChatWr
         Membership(CLUSTER_CHANGES, GROUP, f"reconnector-{name}", instance=name),
         tables=(CLUSTERS, CHANNEL_LIVE, SHARD_HOLDINGS),
         owner=shard,
-        on_watch=allow_the_drain,
+        on_watch=watch,
     )
     async with following.running() as tasks:
         working = [

@@ -38,6 +38,7 @@ from serverchange.events import (
     ShardHoldingData,
 )
 from serverchange.reconnector.chat_writer import ChatWriter
+from serverchange.reconnector.silence import SilenceWatch
 from serverchange.topics import CHANNEL_LIVE, CLUSTERS, SHARD_HOLDINGS
 from serverchange.tracker.handover_words import Record
 from serverchange.tracker.holdings import (
@@ -100,6 +101,8 @@ class Shard:
         self._doubts: dict[Channel, tuple[int, int]] = {}
         self._records: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
         self._confirming: asyncio.TimerHandle | None = None
+        self._silence = SilenceWatch()
+        self._live: set[Channel] = set()
         self.changed = asyncio.Event()
         self.fleet: LinkFleet
 
@@ -134,6 +137,8 @@ class Shard:
             self._drop(channel)
             self._confirm(partition, [channel])  # a giver that has not heard of it may part it
             return
+        if channel not in self._homes and channel in self._live:
+            self._silence.set_live(channel, live=True, now=self._loop.time())
         known.channels.add(channel)
         self._homes[channel] = partition
         self.fleet.want(channel, change.data.cluster, change.order)
@@ -174,6 +179,9 @@ class Shard:
         elif topic == CHANNEL_LIVE.name:
             live = ChannelLive.model_validate_json(value)
             self.fleet.set_live(live.subject, live=live.data.live)
+            (self._live.add if live.data.live else self._live.discard)(live.subject)
+            if live.subject in self._homes:
+                self._silence.set_live(live.subject, live=live.data.live, now=self._loop.time())
         elif topic == SHARD_HOLDINGS.name:
             holding = ShardHolding.model_validate_json(value)
             taking = Taking(holding.data.process, holding.data.generation)
@@ -183,6 +191,7 @@ class Shard:
 
     def line_received(self, channel: Channel, raw: bytes, cluster: Cluster) -> None:
         """Hand a line on to its readers."""
+        self._silence.heard(channel, self._loop.time())
         self._chat.write(channel, raw, cluster)
 
     def notice_heard(
@@ -209,6 +218,16 @@ class Shard:
         self.changed.set()
 
     # Doubts.
+
+    def look_for_silence(self) -> None:
+        """Doubt live channels that bring no line, and join those elsewhere that used to. Call it every few seconds."""
+        for channel, chatty in self._silence.silent(self._loop.time()):
+            if not self.fleet.is_confirmed(channel):
+                continue
+            if chatty:
+                self.fleet.leave_ghost(channel)
+            else:
+                self.doubt_raised(channel, DoubtReason.SILENT)
 
     def doubt_published(self, channel: Channel, partition: int, offset: int) -> None:
         """Remember where our doubt stands in the log, while an overlap waits for its answer."""
@@ -283,6 +302,7 @@ class Shard:
         if partition is not None:
             self._partitions[partition].channels.discard(channel)
         self._doubts.pop(channel, None)
+        self._silence.forget(channel)
         self.fleet.unwant(channel)
         self.changed.set()
 

@@ -243,6 +243,12 @@ class LinkFleet:
             for channel in tuple(fleet_link.channels):
                 self._tell(channel, LinkLeaving(link, cause, now))
 
+    def leave_ghost(self, channel: Channel) -> None:
+        """Join a channel elsewhere that is joined by all appearances and yet silent."""
+        sides = self.state(channel).sides
+        if sides:
+            self._tell(channel, LinkLeaving(sides[-1].link, Cause.GHOST, self._loop.time()))
+
     # What the process may know.
 
     @property
