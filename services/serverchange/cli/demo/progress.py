@@ -79,7 +79,7 @@ def summarize(sample: Sample) -> str:
 def draw(sample: Sample, seconds: float) -> Group:
     """Return a sample as a picture."""
     table = Table(title=f"{_step(sample)}", title_justify="left")
-    for column in ("cluster", "live here", "believed here"):
+    for column in ("cluster", "lives here", "believed here"):
         table.add_column(column, justify="left" if column == "cluster" else "right")
     believed = sample.believed_by_cluster
     for cluster in sorted({*sample.true_by_cluster, *(name for name in believed or () if name is not None)}):
@@ -91,7 +91,9 @@ def draw(sample: Sample, seconds: float) -> Group:
         f"streaming {sample.live}   chat {sample.chat_read:,} of {sample.chat_sent:,} lines"
         f"   budget violations {sample.violations}"
     )
-    return Group(ProgressBar(total=seconds, completed=min(seconds, sample.elapsed_s), width=BAR_WIDTH), table, figures)
+    bar = Table.grid()  # a bar by itself does not end its line
+    bar.add_row(ProgressBar(total=seconds, completed=min(seconds, sample.elapsed_s), width=BAR_WIDTH))
+    return Group(bar, table, figures)
 
 
 def _step(sample: Sample) -> str:

@@ -186,10 +186,11 @@ class Watcher:
 
     async def sample(self) -> Sample:
         """Return how things stand."""
+        chat_read = self.chat.lines  # before the lines sent are counted: the other way round it may be more than them
         status: dict[str, Any] = await self.platform.status()
         truth = await self.platform.truth()
         believed, behind = await self._ask_api()
-        handovers = await self.api.metric(self.handovers_url, "serverchange_handovers_total")
+        handovers = await self.api.metric(self.handovers_url, "serverchange_handovers_total", cause="moved")
         return Sample(
             elapsed_s=time.monotonic() - self._started_s,
             step=status["script"]["step"],
@@ -202,7 +203,7 @@ class Watcher:
             handovers=None if handovers is None else int(handovers),
             live=status["live"],
             chat_sent=status["lines_sent"],
-            chat_read=self.chat.lines,
+            chat_read=chat_read,
             violations=sum(status["violations"].values()),
         )
 
