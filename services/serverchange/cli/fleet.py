@@ -34,8 +34,8 @@ from serverchange.simulator.settings import SimulatorSettings
 SIMULATOR: Final = "simulator"
 PREFIX: Final = "SERVERCHANGE_"
 
-READY_TIMEOUT_S: Final = 60.0
-"""A service is ready in 1 to 5 s; five that start together on a busy machine take longer."""
+READY_TIMEOUT_S: Final = 120.0
+"""A service is ready in 1 to 5 s; five that start together on a busy machine take ten times as long."""
 
 SERVER_CHECK_S: Final = 0.5
 """How often a dead Kafka or PostgreSQL is noticed."""

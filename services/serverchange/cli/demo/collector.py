@@ -31,8 +31,9 @@ POLL_S: Final = 0.25
 JOIN_TIMEOUT_S: Final = 120.0
 """2,000 JOINs in 10 s are one account's budget: 2,000 channels need ten seconds, and everything else starts, too."""
 
-REST_TIMEOUT_S: Final = 60.0
-"""After the last move: notices are followed in 3 s, a silent move is found in one round of lookups."""
+REST_TIMEOUT_S: Final = 120.0
+"""After the last move: notices are followed in 3 s, a silent move is found in one round of lookups; but a shard that
+was refused a JOIN, because the channel had moved on, may wait a minute before it asks again."""
 
 TELL_INTERVAL_S: Final = 5.0
 DRAIN_TIMEOUT_S: Final = 20.0
