@@ -20,12 +20,12 @@ from kafka.errors import KafkaError
 from pydantic_core import to_json
 
 from serverchange.adapters import metrics
+from serverchange.client.change_log import why_lost
 from serverchange.events import ChannelField, ClusterField, LabelField, Rejected
 from serverchange.state_api.catch_up import CatchUp
 from serverchange.state_api.change_feed import ChangeFeed
 from serverchange.state_api.change_ring import BehindRingError, ChangeCursor, ChangeFilter, ChangeRing, change_frame
 from serverchange.state_api.freshness import FreshnessBoard
-from serverchange.state_api.log_watch import LogEnds
 from serverchange.state_api.parts import parts_of
 from serverchange.state_api.problems import ApiProblem, problems, unavailable, unprocessable
 from serverchange.views import ChangePosition, format_change_id, parse_change_id
@@ -137,29 +137,22 @@ async def _judge(position: ChangePosition, ring: ChangeRing, board: FreshnessBoa
     Raises:
         ApiProblem: 503: only Kafka could tell, and it does not answer.
     """
-    if position.topic != ring.topic or len(position.offsets) != len(ring.tail):
-        return _Reset("the id is of another topic")
-    past = any(mine > newest for mine, newest in zip(position.offsets, ring.position.offsets, strict=True))
-    behind = any(mine < tail for mine, tail in zip(position.offsets, ring.tail, strict=True))
-    if not past and not behind:
-        return None
-    ends = board.trusted_ends() if not past else await board.ends_asked_after(time.monotonic(), ENDS_TIMEOUT_S)
+    newest = ring.position.offsets
+    same = position.topic == ring.topic and len(position.offsets) == len(newest)
+    if same and any(mine > read for mine, read in zip(position.offsets, newest, strict=True)):
+        # Another API may have been ahead of this one: only an answer from now on can call it past the end.
+        ends = await board.ends_asked_after(time.monotonic(), ENDS_TIMEOUT_S)
+    else:
+        ends = board.last_ends
     if ends is None:
         raise unavailable("Kafka does not answer, and only it could tell what came after that id; try again")
-    return judge_by_ends(position, ends, ring.position)
-
-
-def judge_by_ends(position: ChangePosition, ends: LogEnds, newest: ChangePosition) -> _Reset | None:
-    """Return why a reader cannot go on from `position` as Kafka sees it, or None.
-
-    `newest` is what was read already: it may be newer than the ends, which were asked for a moment ago.
-    """
-    for partition, mine in enumerate(position.offsets):
-        if mine > max(ends.changes.get(partition, 0), newest.offsets[partition]):
-            return _Reset("the id is past the end of the topic")
-        if mine < ends.resumable.get(partition, 0):
-            return _Reset("the id is older than 29 days: changes after it may be compacted away")
-    return None
+    reason = why_lost(
+        position,
+        ring.topic,
+        [max(read, ends.changes.get(partition, 0)) for partition, read in enumerate(newest)],
+        [ends.resumable.get(partition, 0) for partition in range(len(newest))],
+    )
+    return None if reason is None else _Reset(reason)
 
 
 class _Stream:

@@ -49,17 +49,24 @@ def next_fresh(before: Fresh, progress: Progress, ends: LogEnds | None) -> Fresh
 
 
 class FreshnessBoard:
-    """The newest `Fresh`, kept by a task; `ends` comes from the log watch."""
+    """The newest `Fresh`, kept by a task.
+
+    Attributes:
+        ends: what the log watch was told last; None while Kafka does not answer.
+        last_ends: the newest answer, however old.
+    """
 
     def __init__(self, readiness: Readiness) -> None:
         self.now = Fresh()
         self.ends: LogEnds | None = None
+        self.last_ends: LogEnds | None = None
         self._readiness = readiness
         self._told = asyncio.Event()
 
     def note_ends(self, ends: LogEnds | None) -> None:
         """Take the log watch's answer."""
         self.ends = ends
+        self.last_ends = ends or self.last_ends
         self._told.set()
 
     def trusted_ends(self) -> LogEnds | None:

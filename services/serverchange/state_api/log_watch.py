@@ -23,6 +23,7 @@ from serverchange.adapters.kafka.topics import topic_name
 from serverchange.adapters.log_events import LogEvent
 from serverchange.adapters.logs import get_logger
 from serverchange.adapters.settings import KafkaSettings
+from serverchange.client.kafka_topics import DAY_MS, RESUME_DAYS
 from serverchange.topics import CHANNEL_EVENTS, CLUSTER_CHANGES
 
 _log = get_logger("log_watch")
@@ -34,9 +35,6 @@ RETRY_S: Final = 1.0
 
 IDENTITY_INTERVAL_S: Final = 10.0
 """How often the id of `cluster-changes` is asked for: a re-created topic is rare and loses nothing by 10 s."""
-
-RESUME_DAYS: Final = 29
-"""A day less than the topic's compaction lag: an older reader may have missed changes that are compacted away."""
 
 RESUME_INTERVAL_S: Final = 600.0
 
@@ -149,7 +147,7 @@ class _Question:
         return LogEnds(asked_at, asked_at_s, events, changes, self._topic_id, self._resumable)
 
     def _ask_resumable(self, now: datetime, ends: Mapping[int, int]) -> dict[int, int]:
-        oldest_ms = round(now.timestamp() * 1000) - RESUME_DAYS * 86_400_000
+        oldest_ms = round(now.timestamp() * 1000) - RESUME_DAYS * DAY_MS
         found = self._consumer.offsets_for_times(dict.fromkeys(self._changes, oldest_ms), timeout_ms=ASK_TIMEOUT_MS)
         return {
             partition.partition: ends[partition.partition] if place is None else place.offset

@@ -56,6 +56,11 @@ class Reader:
             self._checking.cancel()
         await self._pool.close(timeout=1.0)
 
+    @property
+    def connections(self) -> int:
+        """How many connections the pool has, in use or not."""
+        return self._pool.get_stats()["pool_size"]
+
     async def read(self, query: Query[T], *, timeout_s: float = QUERY_TIMEOUT_S) -> T:
         """Return what `query` returns, on a connection of the pool.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from serverchange.adapters.kafka.clients import make_admin
+from serverchange.adapters.kafka.clients import make_admin, make_producer
 from serverchange.adapters.kafka.topics import apply_topics, topic_name
 from serverchange.adapters.settings import KafkaSettings, Settings
 from serverchange.events import ClusterChanged
@@ -191,6 +192,35 @@ async def test_what_cannot_be_resumed_says_reset(api: RunningApi, last_id: str, 
     assert reset.event == "reset"
     assert reason in reset.data["reason"]
     assert reset.data["snapshot"] == "/channels"
+
+
+async def test_last_months_id_says_reset_although_its_records_are_still_there(
+    settings: Settings, kafka: KafkaSettings
+) -> None:
+    month_ago_ms = round(time.time() * 1000) - 31 * 86_400_000
+
+    def write(timestamp_ms: int | None, *versions: int) -> None:
+        producer = make_producer(kafka, client_id="test")
+        for version in versions:
+            change = moved("forsen", "aws", version)
+            key, value = change.subject.encode(), change.to_record()
+            producer.send(topic_name(kafka, CLUSTER_CHANGES), key=key, value=value, timestamp_ms=timestamp_ms)
+        producer.close()
+
+    await asyncio.to_thread(write, month_ago_ms, 1, 2)
+    await asyncio.to_thread(write, None, 3)
+    async with RunningApi(settings) as api:
+        await api.until_streaming()
+        async with stream(api) as events:
+            now = (await anext(events)).id or ""
+        topic, _, offsets = now.partition("-")
+        async with stream(api, f"{topic}-{offsets.replace('3', '1')}") as events:
+            reset = await anext(events)
+        async with stream(api, f"{topic}-{offsets.replace('3', '2')}") as events:
+            assert [event.version for event in await take(events, 1)] == [3]
+
+    assert reset.event == "reset"
+    assert "29 days" in reset.data["reason"]
 
 
 async def test_what_is_no_id_is_refused(api: RunningApi) -> None:
