@@ -25,7 +25,7 @@ def draw_exposure(by_hour_min: dict[str, list[float]]) -> str:
     """
     sums = {policy: list(accumulate(hours)) for policy, hours in by_hour_min.items()}
     hours = max(len(line) for line in sums.values())
-    highest = max(1, math.ceil(math.log10(max(max(line[-1] for line in sums.values()), 10.0))))
+    highest = max(1, math.ceil(math.log10(max(10.0, *(line[-1] for line in sums.values())))))
     lowest = -1
 
     def x(hour: float) -> float:
