@@ -290,10 +290,16 @@ class Outbox:
         self._offsets, self._offsets_group = consumer, group
 
     async def _read(self, connection: AsyncConnection, owned: _Owned) -> list[_Message]:
-        """Return the next messages in log order; never more than both queries cover, so none is overtaken."""
+        """Return the next messages in log order.
+
+        The two queries see two instants: only what lies below a position read before both is complete in each, and
+        where one of them stops at its limit the other must not go further. (Without the position a dead letter
+        committed between the two queries carried the published offset over changes that the first had not seen.)
+        """
         limit, since = self._settings.materializer.outbox_batch, owned.published
-        changes = await projection.load_unpublished_changes(connection, owned.partition, since, _NO_END, limit)
-        before = changes[-1].offset + 1 if len(changes) == limit else _NO_END
+        position = (await projection.load_positions(connection, [owned.partition]))[0].position
+        changes = await projection.load_unpublished_changes(connection, owned.partition, since, position, limit)
+        before = changes[-1].offset + 1 if len(changes) == limit else position
         letters = await projection.load_unpublished_dead_letters(connection, owned.partition, since, before, limit)
         if len(letters) == limit:
             changes = [row for row in changes if row.offset <= letters[-1].offset]
@@ -359,9 +365,6 @@ class Outbox:
             await self._offsets.stop()
         for connection in self._connections:
             await connection.close()
-
-
-_NO_END: Final = 2**63 - 1
 
 
 async def _stop_quietly(producer: AIOKafkaProducer) -> None:

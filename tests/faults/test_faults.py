@@ -1,0 +1,147 @@
+"""A short run under a nemesis must end without a violation; each planted bug must be found.
+
+`make faults SECONDS=7200` runs long. Each test prints its seed; a seed that failed becomes a test.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from fault_arena import Arena, Load, _event
+from fault_checker import Sampler, check, take_sample, wait_caught_up
+from fault_run import run
+
+from serverchange.adapters.kafka.clients import make_producer
+from serverchange.adapters.kafka.topics import topic_name
+from serverchange.events import KAFKA_HEADERS, ChannelTracked, ClusterObserved
+from serverchange.materializer.fault_points import FAULT_POINTS
+from serverchange.topics import CHANNEL_EVENTS
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+def test_under_a_nemesis_everything_is_exact(tmp_path: Path):
+    seed = time.time_ns() % 1_000_000
+    sys.stdout.write(f"seed {seed}\n")
+    verdict = run(tmp_path, seed, 80, between_s=(1.0, 4.0), pause_s=(1.0, 12.0))
+    sys.stdout.write(f"{verdict}\n")
+    assert not verdict.violations
+    assert sum(verdict.faults.values()) >= 20
+
+
+@pytest.mark.parametrize(
+    "bug", ["stale-rule-off", "notice-without-known-after", "poison-swallowed", "commit-before-write", "hole-accepted"]
+)
+def test_a_bug_that_makes_tables_wrong_is_found(tmp_path: Path, bug: str):
+    """Some need no fault at all: the samples and the fold tell."""
+    verdict = run(tmp_path, 1, 12, workers=1, bugs=[bug], only=("cut",), catch_up_s=30)
+    sys.stdout.write(f"{verdict}\n")
+    assert verdict.violations
+
+
+def test_lost_fetches_do_no_harm(tmp_path: Path):
+    """What the planted `hole-accepted` rests on: losing messages between broker and agent is no violation."""
+    verdict = run(tmp_path, 1, 12, workers=1, bugs=["lossy"], only=("cut",))
+    assert not verdict.violations, str(verdict)
+
+
+def test_a_seek_too_far_is_found_as_standing_still(tmp_path: Path):
+    verdict = run(tmp_path, 1, 5, workers=1, bugs=["seek-one-too-far"], only=("cut",), catch_up_s=15)
+    assert any("no progress" in violation for violation in verdict.violations)
+
+
+@pytest.mark.parametrize("bug", ["publish-before-commit", "publish-from-memory"])
+def test_a_bug_of_the_outbox_is_found_when_workers_die(tmp_path: Path, bug: str):
+    verdict = run(tmp_path, 1, 40, workers=2, bugs=[bug], only=("kill",), between_s=(2.0, 5.0))
+    sys.stdout.write(f"{verdict}\n")
+    assert any("published" in violation for violation in verdict.violations)
+
+
+@pytest.mark.parametrize("bugs", [[], ["no-fence"], ["read-before-fence"]], ids=["sound", "no-fence", "read-first"])
+def test_a_worker_that_was_paused_while_publishing_is_refused(tmp_path: Path, bugs: list[str]):
+    """Random faults do not find a missing fence. A reads what to publish and is paused; B takes over and publishes it
+    and something newer; A wakes: fenced it is refused, unfenced its old version is the newest record."""
+    arena = Arena(tmp_path, 1, bugs=bugs)
+    try:
+        paused = arena.add_worker(fault_point="outbox-read:1:pause")
+        _append(arena, ("forsen", "main", 1), track=True)
+        _wait(lambda: _is_stopped(paused.popen.pid))
+        successor = arena.add_worker()
+        _append(arena, ("forsen", "aws", 2))
+        _append(arena, ("forsen", "event", 3))
+        assert wait_caught_up(arena, 60) is None
+        arena.signal(paused, signal.SIGCONT)
+        _append(arena, ("xqc", "main", 1), track=True)
+        _wait(lambda: _has_ended_or_rejoined(arena, paused, successor))
+        wait_caught_up(arena, 60)
+        violations = check(arena, [take_sample(arena)])
+        sys.stdout.write(f"{violations}\n")
+        assert bool(violations) == bool(bugs)
+    finally:
+        arena.close()
+
+
+@pytest.mark.parametrize("point", FAULT_POINTS)
+def test_a_kill_at_each_named_point_is_survived(tmp_path: Path, point: str):
+    arena = Arena(tmp_path, 1)
+    try:
+        load, sampler = Load(arena, 300), Sampler(arena)
+        armed = arena.add_worker(fault_point=f"{point}:3:kill")
+        load.start()
+        sampler.start()
+        _wait(lambda: armed.starts > 1, 60)
+        load.stop()
+        assert wait_caught_up(arena, 60) is None
+        sampler.stop()
+        assert check(arena, sampler.samples) == []
+    finally:
+        arena.close()
+
+
+def _append(arena: Arena, *observations: tuple[str, str, int], track: bool = False) -> None:
+    producer = make_producer(arena.settings.kafka, client_id="test")
+    topic = topic_name(arena.settings.kafka, CHANNEL_EVENTS)
+    moment = "2026-05-01T00:00:00Z"
+    for channel, cluster, asked_after in observations:
+        if track:
+            value = _event(ChannelTracked, channel, service="test")
+            producer.send(topic, key=channel.encode(), value=value, headers=list(KAFKA_HEADERS))
+        value = _event(
+            ClusterObserved,
+            channel,
+            cluster=cluster,
+            asked_after=asked_after,
+            asked_at=moment,
+            answered_at=moment,
+            via="servers",
+        )
+        producer.send(topic, key=channel.encode(), value=value, headers=list(KAFKA_HEADERS))
+    producer.flush()
+    producer.close()
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether the process is stopped by SIGSTOP (Linux's state T in /proc)."""
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
+
+
+def _has_ended_or_rejoined(arena: Arena, paused, successor) -> bool:
+    """The woken worker did what it wanted: it was started anew, or tells what became of its publication."""
+    if paused.starts > 1:
+        return True
+    log = (arena.folder / f"worker-{paused.number}.log").read_text("utf-8", "replace")
+    return (
+        any(event in log for event in ("outbox.fenced", "kafka.lost", "process.failed"))
+        or log.count("partitions.assigned") > 1
+    )
+
+
+def _wait(look, timeout_s: float = 60.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not look():
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.05)
