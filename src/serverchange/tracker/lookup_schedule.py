@@ -41,6 +41,8 @@ LIVE, UNVERIFIED, FREE = 1, 2, 4
 
 SWEEP = 6
 """Channels weighed anew at each decision, in turn: all of them about every N / 6 requests."""
+REST_SHARE, REST_ROUNDS = 0.1, 3
+"""Offline rows of a cohort with less than this part of the highest hazard are weighed only each third round."""
 TICK_S, SLOW_TICK_S = 5.0, 60.0
 STREAM_LASTS_S = 3_600.0
 """What is exposed if a channel goes live on another cluster and nobody asks: about the rest of its stream."""
@@ -99,6 +101,8 @@ class LookupSchedule:
         self._live: set[str] = set()
         self._unknown = 0
         self._cursor = settings.seed
+        self._round = 0
+        self._resting: list[bool] = []
         self._lane_order: list[tuple[float, int]] = []
         self._lanes_hold = 0
         self._scan_worth = 0.0
@@ -363,7 +367,7 @@ class LookupSchedule:
             self._verified_s.append(now_s)
             self._integral.append(0.0)
             self._habits.add(now_s)
-        cohort = self._hazard.cohort(key)
+        cohort = self._cohort(key)
         self._hazard.members[cohort] += 1
         self._flags[row] = 0
         self._cohorts[row] = cohort
@@ -373,8 +377,14 @@ class LookupSchedule:
         self._rows[channel] = row
         return row
 
-    def _change_cohort(self, row: int, key: CohortKey) -> None:
+    def _cohort(self, key: CohortKey) -> int:
         cohort = self._hazard.cohort(key)
+        if cohort == len(self._resting):
+            self._resting.append(False)
+        return cohort
+
+    def _change_cohort(self, row: int, key: CohortKey) -> None:
+        cohort = self._cohort(key)
         self._hazard.members[self._cohorts[row]] -= 1
         self._hazard.members[cohort] += 1
         self._cohorts[row] = cohort
@@ -518,21 +528,29 @@ class LookupSchedule:
 
     def _sweep(self, now_s: float) -> None:
         """Weigh the next few rows anew and make ready whoever is worth a lookup."""
-        flags, size, bar = self._flags, len(self._flags), self._questions.bar
-        row = self._cursor
-        for _ in range(min(SWEEP, size)):
-            row = row + 1 if row + 1 < size else 0
+        flags, size = self._flags, len(self._flags)
+        cohorts, resting = self._cohorts, self._resting
+        row, left = self._cursor, min(SWEEP, size)
+        for _ in range(min(4 * SWEEP, size)):
+            row += 1
+            if row >= size:
+                row, self._round = 0, self._round + 1
             state = flags[row]
-            if state & FREE:
+            if state & FREE or (resting[cohorts[row]] and not state and (row + self._round) % REST_ROUNDS):
                 continue
-            worth = self._weigh(row, now_s)
-            if state & UNVERIFIED:
-                if row in self._flying or (row in self._repeats and self._repeats[row][1] >= now_s):
-                    continue
-                self._put(row, UNKNOWN_WORTH, "unverified", now_s)
-            elif worth > bar and now_s - self._verified_s[row] > LOOK_AGAIN_S and row not in self._flying:
-                self._put(row, worth, "live" if state & LIVE else "offline", now_s)
+            self._consider(row, state, now_s)
+            left -= 1
+            if left <= 0:
+                break
         self._cursor = row
+
+    def _consider(self, row: int, state: int, now_s: float) -> None:
+        worth = self._weigh(row, now_s)
+        if state & UNVERIFIED:
+            if row not in self._flying and (row not in self._repeats or self._repeats[row][1] < now_s):
+                self._put(row, UNKNOWN_WORTH, "unverified", now_s)
+        elif worth > self._questions.bar and now_s - self._verified_s[row] > LOOK_AGAIN_S and row not in self._flying:
+            self._put(row, worth, "live" if state & LIVE else "offline", now_s)
 
     def _weigh_scan(self, now_s: float) -> None:
         """Look every few decisions what the best scan would be worth."""
@@ -557,7 +575,8 @@ class LookupSchedule:
             rows += self._lanes.take(lane, wanted - len(rows), now_s, SCAN_AGAIN_S)
             if len(rows) >= wanted:
                 break
-        self._lanes_hold = 0
+            self._lanes_hold = 0
+        self._lanes_hold -= SWEEP // 2
         names = self._names
         return StreamsScan(tuple([names[row] for row in rows])) if rows else self._wait(now_s)
 
@@ -582,6 +601,8 @@ class LookupSchedule:
 
     def _tick(self, now_s: float) -> None:
         self._hazard.tick(now_s)
+        busy = REST_SHARE * max(self._hazard.per_s, default=0.0)
+        self._resting = [per_s < busy for per_s in self._hazard.per_s]
         passed_s = now_s - self._tick_s + TICK_S
         self._rate_per_s += 0.05 * (self._asked_since_tick / passed_s - self._rate_per_s)
         self._asked_since_tick = 0

@@ -29,6 +29,8 @@ WATCH_FIRST_S = 40.0
 WATCH_LAST_S = 2_400.0
 WATCH_GROWS = 1.2
 """A sentinel looks first so soon after the last find, then ever more rarely."""
+LOOK_EVERY_S = 5.0
+"""How often the chases are looked through for sentinels that are due, when nothing else has happened."""
 STRIDE = 64
 """Rows looked at for one proposal: those that moved already or stream are passed over."""
 PASSED = 256
@@ -88,6 +90,8 @@ class Neighbours:
         self._moved = 4.0
         self._passed_over = 0
         self._between: list[int] = []
+        self._changed = False
+        self._look_at_s = 0.0
         self.slowness = 1.0
 
     def set_orders(self, orders: list["array[int]"], rows: int) -> None:
@@ -114,6 +118,7 @@ class Neighbours:
 
     def found(self, row: int, cohort: int, now_s: float) -> None:
         """A move was found, by a chase or otherwise."""
+        self._changed = True
         if row in self._asked_for:
             chase, side = self._asked_for.pop(row)
             self._note(chase, moved=True)
@@ -138,6 +143,7 @@ class Neighbours:
         """The row was asked and has not moved; heeded only if a chase asked."""
         if row not in self._asked_for:
             return
+        self._changed = True
         chase, side = self._asked_for.pop(row)
         self._note(chase, moved=False)
         side.asked -= 1
@@ -153,6 +159,7 @@ class Neighbours:
     def dropped(self, row: int) -> None:
         """The row was proposed, but the question brought nothing: it counts as passed over."""
         if row in self._asked_for:
+            self._changed = True
             _, side = self._asked_for.pop(row)
             side.asked -= 1
             side.passed.append(row)
@@ -164,13 +171,18 @@ class Neighbours:
             now_s: the time.
             standing: how a row stands to the cohort of a chase.
         """
+        if not self._changed and now_s < self._look_at_s:
+            return None
         for chase in self._chases:
             for side in chase.sides:
                 if side.misses >= MISSES_TO_STOP and not self._resume(chase, side, now_s):
                     continue
                 row = self._advance(chase, side, standing)
                 if row is not None:
+                    self._changed = True
                     return row, 1.0 if chase.is_good or self.moved_share > COMMON else self.moved_share
+        self._changed = False
+        self._look_at_s = now_s + LOOK_EVERY_S
         return None
 
     def take_between(self) -> list[int]:

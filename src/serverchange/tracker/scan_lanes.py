@@ -96,14 +96,15 @@ class ScanLanes:
         """Take up to ``count`` rows that have waited longest, mark them scanned now, put them last."""
         rows: list[int] = []
         row = first = self._head[lane]
-        last = -1
-        scanned_s, following = self.scanned_s, self._next
+        scanned_s, following, append = self.scanned_s, self._next, rows.append
         latest_s = now_s - at_least_s
-        while row >= 0 and len(rows) < count and scanned_s[row] <= latest_s:
+        for _ in range(count):
+            if row < 0 or scanned_s[row] > latest_s:
+                break
             scanned_s[row] = now_s
-            rows.append(row)
-            last = row
+            append(row)
             row = following[row]
+        last = rows[-1] if rows else -1
         if last >= 0 and row >= 0:
             self._head[lane] = row
             self._previous[row] = -1
