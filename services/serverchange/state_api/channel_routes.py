@@ -28,6 +28,7 @@ from serverchange.events import Channel, ChannelKind, ClusterField, LabelField
 from serverchange.state_api.answers import JSON, NOT_MODIFIED, respond
 from serverchange.state_api.deciding_records import RECORDS_MAX
 from serverchange.state_api.parts import (
+    DEMANDS,
     Demanded,
     Parts,
     channel_named,
@@ -64,6 +65,7 @@ NamePath = Annotated[str, Path(description="A channel, with or without capitals.
     "/channels/{name}",
     response_model=ChannelAnswer | ChannelAtAnswer,
     responses=NOT_MODIFIED | problems(404, 422, 503),
+    openapi_extra=DEMANDS,
     summary="Where one channel is",
 )
 async def get_channel(
@@ -130,6 +132,7 @@ async def _channel_at(request: Request, channel: Channel, demanded: Demanded, at
     "/channels:lookup",
     response_model=LookupAnswer,
     responses=problems(413, 422, 503),
+    openapi_extra=DEMANDS,
     summary="Where many channels are",
 )
 async def look_up(request: Request, wanted: LookupRequest, demanded: Demanded) -> Response:
@@ -202,6 +205,7 @@ class ChannelsQuery(BaseModel):
     "/channels",
     response_model=ChannelsPage,
     responses=NOT_MODIFIED | _NDJSON_TOO | problems(422, 503),
+    openapi_extra=DEMANDS,
     summary="All channels, filtered, in pages or as NDJSON",
 )
 async def get_channels(request: Request, demanded: Demanded, asked: Annotated[ChannelsQuery, Query()]) -> Response:
@@ -244,6 +248,7 @@ async def _export(parts: Parts, wanted: ChannelFilter, first: list[ChannelRow]) 
     "/channels/{name}/history",
     response_model=HistoryPage,
     responses=NOT_MODIFIED | problems(404, 422, 503),
+    openapi_extra=DEMANDS,
     summary="The published changes of one channel, newest first",
 )
 async def get_history(

@@ -6,9 +6,9 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
-from fastapi import Depends, Header, Request
+from fastapi import Depends, Request
 
 from serverchange.adapters.settings import Settings
 from serverchange.events import Channel, Rejected, parse_channel
@@ -73,24 +73,16 @@ class Demand:
     wait_s: float
 
 
-def _demand(
-    position: Annotated[
-        str | None,
-        Header(
-            alias=POSITION_HEADER,
-            description="Answer only when everything up to this position is folded; else 503 with Retry-After.",
-            examples=["3@1042,7@88"],
-        ),
-    ] = None,
-    prefer: Annotated[
-        str | None,
-        Header(description="`wait=5`: seconds to wait for the position (RFC 7240), 2 by default, 10 at most."),
-    ] = None,
-) -> Demand:
+async def _demand(request: Request) -> Demand:
+    """Read the two headers by hand: this stands before every look-up, and declared parameters cost more than SQL does.
+
+    `async`, since FastAPI runs plain functions in a thread.
+    """
+    position = request.headers.get(POSITION_HEADER)
     if position is None:
         return _NO_DEMAND
     try:
-        return Demand(parse_position(position), _wait_s(prefer))
+        return Demand(parse_position(position), _wait_s(request.headers.get("prefer")))
     except Rejected as error:
         raise unprocessable(f"{POSITION_HEADER}: {error}") from error
 
@@ -98,6 +90,25 @@ def _demand(
 _NO_DEMAND: Final = Demand({}, 0)
 
 Demanded = Annotated[Demand, Depends(_demand)]
+
+DEMANDS: Final[dict[str, Any]] = {
+    "parameters": [
+        {
+            "name": POSITION_HEADER,
+            "in": "header",
+            "schema": {"type": "string"},
+            "description": "Answer only when everything up to this position is folded; else 503 with Retry-After.",
+            "example": "3@1042,7@88",
+        },
+        {
+            "name": "Prefer",
+            "in": "header",
+            "schema": {"type": "string"},
+            "description": "`wait=5`: seconds to wait for the position (RFC 7240), 2 by default, 10 at most.",
+        },
+    ]
+}
+"""What the document of a route with `Demanded` says of it (`openapi_extra`)."""
 
 
 def _wait_s(prefer: str | None) -> float:
@@ -121,8 +132,8 @@ def channel_named(name: str) -> Channel:
         raise unprocessable(str(error)) from error
 
 
-def _service(request: Request, authorization: Annotated[str | None, Header(include_in_schema=False)] = None) -> Service:
-    scheme, _, token = (authorization or "").partition(" ")
+async def _service(request: Request) -> Service:
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
     service = parts_of(request).tokens.service_of(token.strip()) if scheme.lower() == "bearer" else None
     if service is None:
         raise ApiProblem(
