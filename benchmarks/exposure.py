@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -46,6 +46,7 @@ def run(
     policies: Sequence[str] = POLICIES,
     jobs: int = 2,
     with_losses: bool = True,
+    order: Literal["name", "hidden"] = "name",
 ) -> dict[str, Any]:
     """Play the worlds and compare.
 
@@ -57,12 +58,13 @@ def run(
         policies: which to play; ratios need ``ours``.
         jobs: processes at once; ours alone in one, all others in the other.
         with_losses: play the notices' losses, too.
+        order: whether batches follow the alphabet within a label, or nothing that can be seen.
 
     Returns:
         What ``--json`` prints.
     """
     began = time.perf_counter()
-    scenario = Scenario(channels=channels, days=days, requests_per_s=requests_per_second)
+    scenario = Scenario(channels=channels, days=days, requests_per_s=requests_per_second, order=order)
     by_seed = [_play_seed(scenario, seed, policies, jobs) for seed in range(1, seeds + 1)]
     report: dict[str, Any] = {
         "channels": channels,
@@ -70,6 +72,7 @@ def run(
         "requests_per_s": requests_per_second,
         "seeds": list(range(1, seeds + 1)),
         "notice_loss": scenario.notice_loss,
+        "order": order,
         **_ratios(by_seed),
         "outcomes": [{"seed": seed, **asdict(outcome)} for seed, row in enumerate(by_seed, 1) for outcome in row],
     }
@@ -101,6 +104,7 @@ def _play_seed(scenario: Scenario, seed: int, policies: Sequence[str], jobs: int
         context = multiprocessing.get_context("fork")
         with ProcessPoolExecutor(len(groups), mp_context=context) as pool:
             played = list(pool.map(_play_group, groups))
+    gc.unfreeze()
     outcomes = {outcome.policy: outcome for group in played for outcome in group}
     return [outcomes[name] for name in policies]
 
@@ -152,6 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="20,000 channels, 2 requests/s, 1 seed, no other losses")
     parser.add_argument("--policies", default=",".join(POLICIES), help="which to play, by name")
+    parser.add_argument("--order", choices=("name", "hidden"), default="name", help="what batches follow")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--charts", type=Path, help="write the chart of exposure over time into this folder")
     parser.add_argument("--json", action="store_true")
@@ -166,12 +171,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         policies=tuple(given.policies.split(",")),
         jobs=given.jobs,
         with_losses=not given.quick,
+        order=given.order,
     )
     if given.charts:
         given.charts.mkdir(parents=True, exist_ok=True)
         first = [row for row in report["outcomes"] if row["seed"] == 1]
         chart = draw_exposure({row["policy"]: row["by_hour_min"] for row in first})
-        (given.charts / "exposure.svg").write_text(chart, encoding="utf-8")
+        (given.charts / f"exposure-{given.order}.svg").write_text(chart, encoding="utf-8")
     if given.json:
         print(json.dumps(report))
     else:
