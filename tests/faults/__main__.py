@@ -25,10 +25,10 @@ def main() -> int:
     failed = 0
     for number in range(runs):
         seed = (options.seed if options.seed is not None else time.time_ns() % 1_000_000) + number
-        print(f"seed {seed} …", flush=True)  # noqa: T201
+        print(f"seed {seed} …", flush=True)
         with tempfile.TemporaryDirectory(prefix="serverchange-faults-") as folder:
             verdict = run(Path(folder), seed, options.seconds / runs)
-        print(verdict, flush=True)  # noqa: T201
+        print(verdict, flush=True)
         failed += bool(verdict.violations)
     return 1 if failed else 0
 
