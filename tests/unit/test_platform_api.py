@@ -182,6 +182,7 @@ async def test_a_body_that_is_no_answer_is_no_information(body: bytes) -> None:
     [
         ("404 Not Found", Reason.NOT_FOUND),
         ("400 Bad Request", Reason.REFUSED),
+        ("401 Unauthorized", Reason.UNAUTHORIZED),
         ("403 Forbidden", Reason.REFUSED),
         ("204 No Content", Reason.REFUSED),
         ("206 Partial Content", Reason.REFUSED),

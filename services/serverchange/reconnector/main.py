@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import psycopg
 
+from serverchange.adapters.account_token import AccountToken, TokenBudget
 from serverchange.adapters.fleet_process import FleetProcess
 from serverchange.adapters.hearsay import Hearsay
 from serverchange.adapters.kafka.group_follower import Membership
 from serverchange.adapters.kafka.publisher import EventPublisher
 from serverchange.adapters.leased_budget import LeasedBudget
-from serverchange.adapters.link_fleet import FleetRules, LinkFleet
+from serverchange.adapters.link_fleet import Budget, FleetRules, LinkFleet
 from serverchange.adapters.link_setup import ANONYMOUS_ACCOUNT, make_link_rules, make_logins
+from serverchange.adapters.links import Login
 from serverchange.adapters.log_events import LogEvent
 from serverchange.adapters.logs import get_logger
 from serverchange.adapters.postgres.connections import connect
 from serverchange.adapters.postgres.doubts import settled_doubts
-from serverchange.adapters.process import Process, run_process
+from serverchange.adapters.process import Process, Readiness, run_process
 from serverchange.adapters.server_directory import ServerDirectory
-from serverchange.adapters.settings import ReconnectorSettings, Settings
+from serverchange.adapters.settings import ReconnectorSettings, Settings, secret_file
 from serverchange.reconnector.chat_writer import ChatWriter
 from serverchange.reconnector.shard import Shard
 from serverchange.topics import CHANNEL_LIVE, CLUSTER_CHANGES, CLUSTERS, SHARD_HOLDINGS
@@ -42,15 +47,19 @@ STOP_MARGIN_S: Final = 4.5
 
 def main(settings: Settings) -> None:
     """Run the shard until it was told to stop and has given its channels away."""
+    token_file = secret_file("reconnector", "token")
 
     async def shard(process: Process) -> None:
-        await run_shard(settings, process)
+        await run_shard(settings, process, token_file=token_file)
 
     run_process("reconnector", settings.process, shard)
 
 
-async def run_shard(settings: Settings, process: Process) -> None:
-    """Run until `process.stopping` is set and the drain is over; a part that fails for good ends the process."""
+async def run_shard(settings: Settings, process: Process, *, token_file: Path | None = None) -> None:
+    """Run until `process.stopping` is set and the drain is over; a part that fails for good ends the process.
+
+    `token_file` is read again when the platform refuses the account's token.
+    """
     name, wanted = settings.process.name, settings.reconnector
     link_rules = make_link_rules(settings.platform)
     directory = ServerDirectory(link_rules.hosts, settings.platform.transport, settings.platform.seeds)
@@ -74,17 +83,42 @@ async def run_shard(settings: Settings, process: Process) -> None:
         )
         shard = Shard(name, publisher=publisher, hearsay=hearsay, chat=chat, directory=directory)
         await stack.enter_async_context(budget.running())
+        logins = await stack.enter_async_context(_logins(settings, budget, process.readiness, token_file))
         shard.fleet = await stack.enter_async_context(
             LinkFleet(
                 FleetRules(wanted.channels_per_link, _handover_limits(wanted)),
                 link_rules=link_rules,
-                login=make_logins(wanted.account, wanted.token),
+                login=logins.login,
                 servers=directory,
-                budget=budget,
+                budget=logins.budget,
                 hearer=shard,
+                on_login_refused=logins.on_refused,
             )
         )
         await _work(settings, process, shard, chat)
+
+
+@dataclass(frozen=True, slots=True)
+class _Logins:
+    login: Callable[[], Login]
+    budget: Budget
+    on_refused: Callable[[], None] = lambda: None
+
+
+@contextlib.asynccontextmanager
+async def _logins(
+    settings: Settings, budget: Budget, readiness: Readiness, token_file: Path | None
+) -> AsyncIterator[_Logins]:
+    """Nameless logins, or the account's while its token is not refused."""
+    wanted = settings.reconnector
+    if not wanted.account:
+        yield _Logins(make_logins("", None), budget)
+        return
+    account = AccountToken(
+        settings.platform, account=wanted.account, token=wanted.token, file=token_file, readiness=readiness
+    )
+    async with account.running():
+        yield _Logins(account.login, TokenBudget(budget, account), account.check_soon)
 
 
 async def _work(settings: Settings, process: Process, shard: Shard, chat: ChatWriter) -> None:

@@ -30,6 +30,7 @@ from serverchange.irc.client_events import (
     ClientEvent,
     LineRejected,
     LoggedIn,
+    LoginRefused,
     Parted,
     Reconnecting,
     ServerChangeHeard,
@@ -150,6 +151,7 @@ class LinkFleet:
         servers: which servers there are.
         budget: where JOINs and logins are paid from.
         hearer: whom to tell.
+        on_login_refused: called whenever a server refuses a login.
     """
 
     def __init__(
@@ -161,6 +163,7 @@ class LinkFleet:
         servers: ServerDirectory,
         budget: Budget,
         hearer: FleetHearer,
+        on_login_refused: Callable[[], None] = lambda: None,
     ) -> None:
         self._rules = rules
         self._link_rules = link_rules
@@ -168,6 +171,7 @@ class LinkFleet:
         self._servers = servers
         self._budget = budget
         self._hearer = hearer
+        self._on_login_refused = on_login_refused
         self._loop = asyncio.get_running_loop()
         self._tasks = asyncio.TaskGroup()
         self._owned: set[asyncio.Task[None]] = set()
@@ -407,6 +411,8 @@ class LinkFleet:
                 case LoggedIn():
                     fleet_link.welcomed = True
                     self._cluster(link.cluster).welcomed()
+                case LoginRefused():
+                    self._on_login_refused()
                 case Reconnecting():
                     _log.info(LogEvent.HANDOVER_STARTED, cause=Cause.RECONNECT, channels=len(fleet_link.channels))
                     self.leave_link(fleet_link.id, Cause.RECONNECT)

@@ -47,6 +47,9 @@ class LogEvent(StrEnum):
     HANDOVER_CONFIRMED = "handover.confirmed"
     HANDOVER_ENDED = "handover.ended"
     JOIN_UNCONFIRMED = "join.unconfirmed"
+    TOKEN_CHECKED = "token.checked"  # noqa: S105  (an event's name, no secret)
+    TOKEN_UNCHECKED = "token.unchecked"  # noqa: S105
+    TOKEN_REFUSED = "token.refused"  # noqa: S105
     LINES_DROPPED = "lines.dropped"
     DRAIN_STARTED = "drain.started"
     DRAIN_ENDED = "drain.ended"

@@ -1,4 +1,4 @@
-"""Asks the platform's lookup APIs: which cluster a channel lives on, and which channels stream now.
+"""Asks the platform's APIs: which cluster a channel lives on, which channels stream now, whose a token is.
 
 Whatever is not a complete, well-formed answer is `NoInformation`, never a change and never an exception: failures,
 redirects, HTML, `error` bodies, 404, 429, answers too long, too slow or cut short. An answer has one deadline from
@@ -15,7 +15,7 @@ import asyncio
 import json
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -26,12 +26,12 @@ from typing import Final, NoReturn, TypeVar
 from urllib.parse import quote, urlsplit
 
 import httpx
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 
 from serverchange.adapters import metrics
 from serverchange.adapters.settings import PlatformSettings
 from serverchange.events import CHANNEL_PATTERN, Channel, Cluster, LookupSource, describe_error
-from serverchange.platform import ChatPropertiesAnswer, ServersAnswer, StreamsAnswer
+from serverchange.platform import ChatPropertiesAnswer, ServersAnswer, StreamsAnswer, TokenAnswer
 
 STREAMS_NAMES_MAX: Final = 100
 """Names that one streams request may carry (the platform's limit)."""
@@ -42,6 +42,7 @@ RETRY_AFTER_MAX_S: Final = 3600.0
 USER_AGENT: Final = "serverchange (https://pypi.org/project/serverchange/)"
 
 _CHANNEL: Final = re.compile(CHANNEL_PATTERN, re.ASCII)
+_TOKEN: Final = re.compile(r"[\x21-\x7e]{1,500}", re.ASCII)
 _GZIP_WINDOW_BITS: Final = 16 + zlib.MAX_WBITS
 
 
@@ -51,6 +52,7 @@ class Reason(StrEnum):
     NOT_FOUND = "not-found"
     THROTTLED = "throttled"
     REDIRECTED = "redirected"
+    UNAUTHORIZED = "unauthorized"
     REFUSED = "refused"
     SERVER_ERROR = "server-error"
     UNREADABLE = "unreadable"
@@ -65,6 +67,7 @@ class Route(StrEnum):
     SERVERS = "servers"
     CHAT_PROPERTIES = "chat_properties"
     STREAMS = "streams"
+    VALIDATE = "validate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +99,13 @@ _Answer = TypeVar("_Answer", bound=BaseModel)
 
 
 class PlatformApi:
-    """A client of the lookup APIs; use as an async context manager. Methods may run concurrently.
+    """A client of these APIs; use as an async context manager. Methods may run concurrently.
 
     Each call sends exactly one request and counts it in `serverchange_lookups_total`; the caller keeps the budget.
+    With `carries_token` a request in clear passes no proxy that the environment names.
     """
 
-    def __init__(self, settings: PlatformSettings, *, connections_max: int) -> None:
+    def __init__(self, settings: PlatformSettings, *, connections_max: int, carries_token: bool = False) -> None:
         self._settings = settings
         self._client = httpx.AsyncClient(
             base_url=settings.api_url,
@@ -110,7 +114,8 @@ class PlatformApi:
             timeout=None,  # noqa: S113  (one deadline for the whole answer, in `_fetch`)
             limits=httpx.Limits(max_connections=connections_max, max_keepalive_connections=connections_max),
             # A proxy from the environment is meant for the outside; it cannot reach this machine's loopback.
-            trust_env=not _is_loopback(settings.api_url),
+            trust_env=not _is_loopback(settings.api_url)
+            and (settings.api_url.startswith("https:") or not carries_token),
         )
         self._client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))
 
@@ -155,19 +160,29 @@ class PlatformApi:
         live = {stream.channel.lower() for stream in found.streams}
         return frozenset(channel for channel in channels if channel in live)
 
-    async def _ask(self, route: Route, target: str, model: type[_Answer]) -> _Answer | NoInformation:
+    async def fetch_token_owner(self, token: SecretStr) -> TokenAnswer | NoInformation:
+        """Ask whose `token` it is; `Reason.UNAUTHORIZED`: nobody's. The caller sees to it that this host may see it."""
+        text = token.get_secret_value().removeprefix("oauth:")
+        if not _TOKEN.fullmatch(text):
+            # Never handed to the HTTP library: its complaint about a header's value shows that value.
+            return NoInformation(Reason.UNAUTHORIZED, "the token has characters that no token has")
+        return await self._ask(Route.VALIDATE, "/oauth2/validate", TokenAnswer, {"authorization": f"OAuth {text}"})
+
+    async def _ask(
+        self, route: Route, target: str, model: type[_Answer], headers: Mapping[str, str] | None = None
+    ) -> _Answer | NoInformation:
         try:
-            answer = _parse(model, await self._fetch(target))
+            answer = _parse(model, await self._fetch(target, headers))
         except _NoAnswerError as error:
             metrics.LOOKUPS.labels(route=route, outcome=error.information.reason).inc()
             return error.information
         metrics.LOOKUPS.labels(route=route, outcome="answered").inc()
         return answer
 
-    async def _fetch(self, target: str) -> bytes:
+    async def _fetch(self, target: str, headers: Mapping[str, str] | None) -> bytes:
         timeout_s = self._settings.request_timeout_s
         try:
-            async with asyncio.timeout(timeout_s), self._client.stream("GET", target) as response:
+            async with asyncio.timeout(timeout_s), self._client.stream("GET", target, headers=headers) as response:
                 _check_status(response)
                 return await _read_body(response, self._settings.answer_bytes_max)
         except TimeoutError as error:
@@ -206,7 +221,7 @@ def _check_status(response: httpx.Response) -> None:
         raise _NoAnswerError(Reason.THROTTLED, detail, retry_after_s)
     if status >= 500:
         raise _NoAnswerError(Reason.SERVER_ERROR, detail, retry_after_s)
-    raise _NoAnswerError(Reason.REFUSED, detail)
+    raise _NoAnswerError(Reason.UNAUTHORIZED if status == httpx.codes.UNAUTHORIZED else Reason.REFUSED, detail)
 
 
 def parse_retry_after(value: str | None, date: str | None) -> float | None:

@@ -268,6 +268,18 @@ def load_settings() -> Settings:
         raise SettingsError(_explain(error)) from error
 
 
+def secret_file(section: str, name: str) -> Path | None:
+    """Return the secret file that `section.name` is read from, None where the environment sets it or there is none.
+
+    For the one secret that may change while a process runs; call it once, in `main`.
+    """
+    name = f"serverchange_{section}_{name}"
+    if any(variable.lower() == name for variable in os.environ):
+        return None
+    path = Path(os.environ.get("SERVERCHANGE_SECRETS_DIR") or "/nonexistent", name)
+    return path if path.is_file() else None
+
+
 def _explain(error: ValidationError) -> str:
     lines = []
     for fault in error.errors(include_url=False, include_context=False, include_input=False):
