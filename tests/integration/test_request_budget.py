@@ -86,24 +86,62 @@ async def test_a_pause_holds_for_everybody(postgres: PostgresSettings) -> None:
     assert 290 < paused.wait_s <= 300
 
 
-def test_a_portion_is_a_fiftieth_of_ten_seconds_and_at_least_one() -> None:
-    assert [LeasedRequests(rate).portion for rate in (0.1, 20.0, 2000.0)] == [1, 4, 400]
+def leased_by(clock: list[float], per_second: float = 20.0) -> LeasedRequests:
+    return LeasedRequests(per_second, monotonic=lambda: clock[0])
+
+
+def test_a_portion_is_a_fiftieth_of_ten_seconds_at_most_and_at_least_one() -> None:
+    assert [leased_by([0.0], rate).portion_max for rate in (0.1, 20.0, 2000.0)] == [1, 4, 400]
+
+
+def test_a_portion_follows_what_was_used_of_the_one_before() -> None:
+    leased = leased_by([0.0], 1000.0)
+    wanted = []
+    for _ in range(9):
+        wanted.append(leased.wanted)
+        leased.add(leased.wanted, asked_at_s=0.0)
+        while leased.use():
+            pass
+    assert wanted == [1, 2, 4, 8, 16, 32, 64, 128, 200]
+    leased.add(200, asked_at_s=0.0)
+    leased.use()
+    assert leased.wanted == 2
+
+
+def test_the_next_portion_is_asked_for_before_the_last_is_used() -> None:
+    leased = leased_by([0.0])
+    assert leased.low
+    leased.add(4, asked_at_s=0.0)
+    lows = [leased.use() and leased.low for _ in range(4)]
+    assert lows == [False, True, True, True]
 
 
 def test_what_was_leased_is_lost_rather_than_used_late() -> None:
-    now_s = 0.0
-    leased = LeasedRequests(20.0, monotonic=lambda: now_s)
+    clock = [0.0]
+    leased = leased_by(clock)
     assert not leased.use()
     leased.add(2, asked_at_s=0.0)
+    leased.add(2, asked_at_s=0.5)
     assert leased.use()
-    now_s = LEASE_EXPIRES_S
+    clock[0] = LEASE_EXPIRES_S
+    assert len(leased) == 2, "the younger portion"
+    clock[0] = LEASE_EXPIRES_S + 0.5
     assert not leased.use()
-    now_s = 0.0
+    clock[0] = 0.0
     assert not leased.use(), "expired is gone for good"
 
 
+def test_a_use_that_came_to_nothing_is_given_back() -> None:
+    leased = leased_by([0.0])
+    leased.add(1, asked_at_s=0.0)
+    assert leased.use()
+    leased.give_back()
+    assert leased.use()
+    assert not leased.use()
+
+
 def test_a_pause_drops_what_was_leased() -> None:
-    leased = LeasedRequests(20.0, monotonic=lambda: 0.0)
+    leased = leased_by([0.0])
     leased.add(2, asked_at_s=0.0)
     leased.drop()
     assert not leased.use()

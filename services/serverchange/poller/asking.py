@@ -14,17 +14,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, cast
 
-import psycopg
 import uuid_utils
-from psycopg_pool import AsyncConnectionPool
 
 from serverchange.adapters.kafka.publisher import EventPublisher, PublishError
 from serverchange.adapters.log_events import LogEvent
 from serverchange.adapters.logs import get_logger
 from serverchange.adapters.platform_api import ClusterAnswer, NoInformation, PlatformApi, Reason
-from serverchange.adapters.postgres.connections import AsyncConnection
 from serverchange.adapters.postgres.freshness import Fresh
-from serverchange.adapters.postgres.request_budget import LeasedRequests, lease_requests, pause_requests
 from serverchange.adapters.process import Readiness
 from serverchange.adapters.settings import Settings
 from serverchange.events import Channel, ChannelLive, ClusterServers, LiveData, ServersData
@@ -34,6 +30,7 @@ from serverchange.poller.findings import Finding, Meaning, Question, judge_answe
 from serverchange.poller.following import Following
 from serverchange.poller.freshness_writer import FreshnessWriter
 from serverchange.poller.live_board import LiveBoard
+from serverchange.poller.permission import Permission
 from serverchange.poller.platform_clock import PlatformClock
 from serverchange.poller.share import Share, may_be_asked
 from serverchange.topics import CHANNEL_EVENTS, CHANNEL_LIVE, CLUSTERS
@@ -42,7 +39,6 @@ from serverchange.tracker.lookup_schedule import Lookup, LookupSchedule, Request
 _log = get_logger("poller")
 
 SOURCE: Final = "serverchange/poller"
-BUDGET: Final = "lookups"
 
 WAIT_S: Final = (0.02, 5.0)
 """Bounds of one sleep while nothing is worth a request: news ends it early."""
@@ -59,8 +55,8 @@ OUTAGE_AFTER: Final = 8
 OUTAGE_PAUSE_S: Final = (1.0, 30.0)
 """First and longest pause in an outage; each is about twice the one before."""
 
-POSTGRES_RETRY_S: Final = (0.2, 2.0)
-"""Bounds of the random wait for a budget while PostgreSQL is away: without it nobody may ask."""
+PUBLICATIONS_MAX: Final = 1_000
+"""Answers being published at once; beyond it they keep their slots, and asking stops until Kafka takes more."""
 
 _OUTAGE_REASONS: Final = frozenset({Reason.UNREACHABLE, Reason.TOO_SLOW, Reason.SERVER_ERROR})
 
@@ -77,7 +73,19 @@ class Parts:
     following: Following
     api: PlatformApi
     publisher: EventPublisher
-    pool: AsyncConnectionPool[AsyncConnection]
+    permission: Permission
+
+
+class _Slot:
+    """The right to have one request under way; given back once, as soon as it is answered."""
+
+    def __init__(self, slots: asyncio.Semaphore) -> None:
+        self._slots: asyncio.Semaphore | None = slots
+
+    def release(self) -> None:
+        if self._slots is not None:
+            self._slots.release()
+            self._slots = None
 
 
 class Asking:
@@ -89,13 +97,12 @@ class Asking:
         self._parts = parts
         self._bell = bell
         self._slots = asyncio.Semaphore(settings.poller.concurrency)
-        self._leased = LeasedRequests(settings.platform.requests_per_second)
+        self._publications = asyncio.Semaphore(PUBLICATIONS_MAX)
         self._servers = ClusterServersBoard(interval_s=settings.poller.servers_interval_s)
         self._failures: dict[Channel, int] = {}
         self._publishing: set[Channel] = set()
         self._scanning: set[Channel] = set()
         self._unanswered = 0
-        self._paused_until_s = 0.0
         self._next_s = 0.0
 
     async def run(self) -> None:
@@ -110,20 +117,17 @@ class Asking:
         """Wait for permission, then choose: the schedule's best is the best at the moment of asking."""
         while True:
             await self._parts.following.kafka_answers.wait()
-            if (pause_s := self._paused_until_s - time.monotonic()) > 0:
-                await asyncio.sleep(pause_s)
-            elif (pace_s := self._next_s - time.monotonic()) > 0:
+            if (pace_s := self._next_s - time.monotonic()) > 0:
                 await self._sleep(pace_s)
             elif len(self._parts.schedule) == 0:
                 await self._sleep(WAIT_S[1])
-            elif not self._leased.use():
-                await self._lease()
             else:
+                await self._parts.permission.take()
                 request = self._parts.schedule.next_request(self._parts.clock.now_s())
                 if not isinstance(request, Wait):
                     self._pace()
                     return request
-                self._leased.give_back()
+                self._parts.permission.give_back()
                 await self._sleep(self._parts.clock.real_s(request.until_s - self._parts.clock.now_s()))
 
     async def _sleep(self, wait_s: float) -> None:
@@ -142,37 +146,18 @@ class Asking:
     def _part_of_fleet(self) -> float:
         return max(1, len(self._parts.share.partitions)) / self._settings.kafka.partitions
 
-    async def _lease(self) -> None:
-        asked_at_s = time.monotonic()
-        try:
-            async with self._parts.pool.connection() as connection:
-                lease = await lease_requests(
-                    connection,
-                    name=BUDGET,
-                    per_second=self._settings.platform.requests_per_second,
-                    wanted=self._leased.portion,
-                )
-        except psycopg.Error as error:
-            self._readiness.wait_for("postgres", f"request budget: {type(error).__name__}")
-            await asyncio.sleep(random.uniform(*POSTGRES_RETRY_S))  # noqa: S311  (jitter, no secret)
-            return
-        self._readiness.found("postgres")
-        if lease.granted:
-            self._leased.add(lease.granted, asked_at_s=asked_at_s)
-        else:
-            await asyncio.sleep(min(max(lease.wait_s, 0.005), 1.0))
-
     async def _serve(self, request: Request) -> None:
+        slot = _Slot(self._slots)
         try:
             if isinstance(request, StreamsScan):
-                await self._scan(cast("tuple[Channel, ...]", request.channels))
+                await self._scan(cast("tuple[Channel, ...]", request.channels), slot)
             else:
-                await self._look_up(Channel(request.channel))
+                await self._look_up(Channel(request.channel), slot)
         finally:
-            self._slots.release()
+            slot.release()
             self._bell.ring()  # whatever came of it, the schedule was told
 
-    async def _look_up(self, channel: Channel) -> None:
+    async def _look_up(self, channel: Channel, slot: _Slot) -> None:
         state = self._parts.share.state(channel)
         if state is None or not may_be_asked(state):
             self._parts.schedule.untrack(channel)
@@ -203,8 +188,10 @@ class Asking:
             )
         self._publishing.add(channel)
         try:
-            await self._publish(finding)
-            await self._publish_servers(answer)
+            async with self._publications:
+                slot.release()
+                await self._publish(finding)
+                await self._publish_servers(answer)
         except PublishError as error:
             self._note_unpublished(Lookup(channel), error)
             return
@@ -247,7 +234,7 @@ class Asking:
             case Meaning.POINTLESS:
                 self._parts.schedule.untrack(channel)
 
-    async def _scan(self, names: Sequence[Channel]) -> None:
+    async def _scan(self, names: Sequence[Channel], slot: _Slot) -> None:
         """Ask who of `names` streams. No channel is in two scans at once: their answers could arrive in any order."""
         channels = tuple(channel for channel in names if channel not in self._scanning)
         if not channels:
@@ -259,7 +246,9 @@ class Asking:
                 await self._note_failure(StreamsScan(channels), live)
                 return
             self._note_answer()
-            await self._publish_live(channels, live)
+            async with self._publications:
+                slot.release()
+                await self._publish_live(channels, live)
         except PublishError as error:
             self._note_unpublished(StreamsScan(channels), error)
             return
@@ -315,7 +304,7 @@ class Asking:
         if failure.reason is Reason.THROTTLED and wait_s is None:
             wait_s = THROTTLED_PAUSE_S
         if wait_s is not None:
-            await self._pause_fleet(wait_s)
+            await self._parts.permission.pause_fleet(wait_s)
         elif failure.reason in _OUTAGE_REASONS:
             self._note_unanswered(failure)
         self._ask_again(request, wait_s if wait_s is not None else self._failed_wait_s(request))
@@ -343,18 +332,8 @@ class Asking:
         times = min(self._unanswered // OUTAGE_AFTER - 1, 10)
         pause_s = min(OUTAGE_PAUSE_S[0] * 2**times, OUTAGE_PAUSE_S[1])
         jittered_s = pause_s * random.uniform(0.5, 1.0)  # noqa: S311  (jitter, no secret)
-        self._paused_until_s = max(self._paused_until_s, time.monotonic() + jittered_s)
+        self._parts.permission.pause(jittered_s)
         self._readiness.wait_for("platform", f"no answers: {failure.reason.value}")
-
-    async def _pause_fleet(self, wait_s: float) -> None:
-        self._leased.drop()
-        self._paused_until_s = max(self._paused_until_s, time.monotonic() + wait_s)
-        try:
-            async with self._parts.pool.connection() as connection:
-                await pause_requests(connection, name=BUDGET, seconds=wait_s)
-        except psycopg.Error as error:
-            # Without the database nobody leases anything anyway.
-            self._readiness.wait_for("postgres", f"pausing the fleet: {type(error).__name__}")
 
     def _note_unpublished(self, request: Request, error: PublishError) -> None:
         self._readiness.wait_for("kafka", str(error))

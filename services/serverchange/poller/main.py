@@ -19,6 +19,7 @@ from serverchange.poller.bell import Bell
 from serverchange.poller.following import Following
 from serverchange.poller.freshness_writer import FreshnessWriter
 from serverchange.poller.live_board import LiveBoard
+from serverchange.poller.permission import Permission
 from serverchange.poller.platform_clock import PlatformClock
 from serverchange.poller.share import Share
 from serverchange.tracker.lookup_schedule import LookupSchedule, ScheduleSettings
@@ -66,9 +67,10 @@ async def poll_platform(settings: Settings, process: Process) -> None:
             bell=bell,
         )
         freshness = FreshnessWriter(pool, share, process.readiness, flush_s=settings.poller.freshness_flush_s)
-        parts = Parts(share, schedule, clock, board, freshness, following, api, publisher, pool)
+        permission = Permission(pool, process.readiness, requests_per_second=settings.platform.requests_per_second)
+        parts = Parts(share, schedule, clock, board, freshness, following, api, publisher, permission)
         asking = Asking(settings, process.readiness, parts, bell)
-        await _run_until_stopped(process, following, asking, freshness)
+        await _run_until_stopped(process, parts, asking)
         await _leave(following.follower, freshness, publisher)
 
 
@@ -83,15 +85,14 @@ def _schedule_settings(settings: Settings, clock: PlatformClock) -> ScheduleSett
     )
 
 
-async def _run_until_stopped(
-    process: Process, following: Following, asking: Asking, freshness: FreshnessWriter
-) -> None:
+async def _run_until_stopped(process: Process, parts: Parts, asking: Asking) -> None:
     async with asyncio.TaskGroup() as tasks:
         working = [
-            tasks.create_task(following.run(), name="following"),
+            tasks.create_task(parts.following.run(), name="following"),
+            tasks.create_task(parts.permission.run(), name="permission"),
             tasks.create_task(asking.run(), name="asking"),
-            tasks.create_task(freshness.run(), name="freshness"),
-            tasks.create_task(_watch(process, following.follower), name="watch"),
+            tasks.create_task(parts.freshness.run(), name="freshness"),
+            tasks.create_task(_watch(process, parts.following.follower), name="watch"),
         ]
         await process.stopping.wait()
         for task in working:

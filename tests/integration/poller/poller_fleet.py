@@ -73,14 +73,14 @@ def with_platform(settings: Settings, url: str, *, name: str = "one", **poller: 
 
 @asynccontextmanager
 async def running_poller(settings: Settings) -> AsyncIterator[Process]:
-    """Run one poller in this process; it is stopped as by SIGTERM, and must not have failed."""
+    """Run one poller in this process; it is stopped as by SIGTERM. One that fails ends the test with its error."""
     process = Process("poller", settings.process, asyncio.Event(), Readiness())
-    task = asyncio.create_task(poll_platform(settings, process))
-    try:
-        yield process
-    finally:
-        process.stopping.set()
-        await task
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(poll_platform(settings, process))
+        try:
+            yield process
+        finally:
+            process.stopping.set()
 
 
 @dataclass

@@ -9,6 +9,7 @@ seconds the fleet sends at most `per_second * (W + LEASE_EXPIRES_S + 1)` request
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -67,34 +68,60 @@ async def pause_requests(connection: AsyncConnection, *, name: str, seconds: flo
 
 
 class LeasedRequests:
-    """The portion that this process holds. No I/O: told of leases, asked for permission.
+    """The portions that this process holds. No I/O: told of leases, asked for permission.
 
-    `monotonic` is the clock by which leases expire.
+    A portion is twice what was used of the one before, up to `portion_max`, so that a poller with little to ask
+    takes little away from the others. `monotonic` is the clock by which leases expire.
     """
 
     def __init__(self, per_second: float, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
-        self._left = 0
-        self._expires_s = 0.0
-        self.portion = max(1, int(per_second * PORTION_WINDOW_S * PORTION_SHARE))
+        self._portions: deque[_Portion] = deque()
+        self._used = 0
+        self.portion_max = max(1, int(per_second * PORTION_WINDOW_S * PORTION_SHARE))
+
+    def __len__(self) -> int:
+        """Return how many leased requests are left and have not expired."""
+        now_s = self._monotonic()
+        while self._portions and (self._portions[0].left == 0 or now_s >= self._portions[0].expires_s):
+            self._portions.popleft()
+        return sum(portion.left for portion in self._portions)
+
+    @property
+    def wanted(self) -> int:
+        """How many requests the next lease should ask for."""
+        return min(self.portion_max, max(1, 2 * self._used))
+
+    @property
+    def low(self) -> bool:
+        """Whether the next portion should be leased now, before the last request of this one is used."""
+        return 2 * len(self) <= self.wanted
 
     def use(self) -> bool:
-        """Use one leased request if one is left and has not expired."""
-        if self._left == 0 or self._monotonic() >= self._expires_s:
-            self._left = 0
+        """Use one leased request if one is left and has not expired; the oldest first."""
+        if len(self) == 0:
             return False
-        self._left -= 1
+        self._portions[0].left -= 1
+        self._used += 1
         return True
-
-    def add(self, granted: int, *, asked_at_s: float) -> None:
-        """Hold a portion that was asked for at `asked_at_s`, by the same clock; the one before is used up or lost."""
-        self._left = granted
-        self._expires_s = asked_at_s + LEASE_EXPIRES_S
 
     def give_back(self) -> None:
         """Undo one `use` that came to nothing."""
-        self._left += 1
+        if self._portions:
+            self._portions[0].left += 1
+            self._used -= 1
+
+    def add(self, granted: int, *, asked_at_s: float) -> None:
+        """Hold a portion that was asked for at `asked_at_s`, by the same clock."""
+        self._portions.append(_Portion(granted, asked_at_s + LEASE_EXPIRES_S))
+        self._used = 0
 
     def drop(self) -> None:
         """Forget what is left: the platform asked to pause."""
-        self._left = 0
+        self._portions.clear()
+
+
+@dataclass(slots=True)
+class _Portion:
+    left: int
+    expires_s: float
