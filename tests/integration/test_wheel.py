@@ -138,6 +138,19 @@ def test_contracts_and_sdk_import_beside_a_projects_own_schemas_and_services(pro
     assert str(project.python.parents[1]) in where
 
 
+def test_the_command_says_which_extra_it_needs(project: Project) -> None:
+    ended = subprocess.run(
+        [project.python.with_name("serverchange"), "demo"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=TIMEOUT_S,
+        env=project.environment,
+    )
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == "error: the command needs more than the SDK: pip install 'serverchange[services]'\n"
+
+
 @pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.stem)
 def test_an_example_needs_the_base_install_alone(project: Project, example: Path) -> None:
     project.run("-c", f"import runpy; runpy.run_path({str(example)!r}, run_name='example')")
