@@ -103,7 +103,7 @@ async def _play(options: DemoOptions, progress: Progress, fleet: Fleet, disturb:
         channels = await sources.platform.channels()
         progress.say(f"tracking {len(channels)} channels")
         await track_all(fleet.kafka, channels)
-        await wait_joined_or_fail(sources, [one.name for one in channels])
+        await wait_joined_or_fail(sources, [one.name for one in channels], progress.say)
         progress.say(f"all joined; two weeks begin, {options.seconds:g} s long")
         return await _migrate(options, progress, fleet, sources, channels, disturb)
 
