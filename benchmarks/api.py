@@ -187,7 +187,7 @@ def _serving_api(stack: EmbeddedStack, kafka: KafkaSettings, port: int) -> Itera
 def _process(
     command: Sequence[str], ready_url: str, environment: dict[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)  # noqa: S603
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     try:
         _await_ready(ready_url)
         yield process
@@ -284,7 +284,7 @@ async def _streams(
 
 def _produce(producer: confluent_kafka.Producer, topic: str, versions: Sequence[int], prefix: str) -> None:
     """Write one change a version, each of a channel of its own."""
-    headers = [(name, value) for name, value in KAFKA_HEADERS]
+    headers: list[tuple[str, str | bytes | None]] = list(KAFKA_HEADERS)
     template = _change(f"{prefix}_0", 1).to_record()
     for version in versions:
         channel = f"{prefix}_{version}"

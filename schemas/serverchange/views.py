@@ -252,6 +252,46 @@ class ClustersAnswer(Freshness):
     clusters: tuple[ClusterView, ...]
 
 
+class ClusterCount(_View):
+    """How many channels live on one cluster."""
+
+    cluster: ClusterField
+    channels: int = Field(description="Tracked channels whose cluster this is; the moving ones among them.")
+    moving: int
+    unverified: int
+    flapping: int
+
+
+class OverviewSample(_View):
+    """The channels of each cluster at one moment."""
+
+    at: datetime
+    channels: dict[str, int]
+
+
+class RecentChange(_View):
+    """One of the newest published changes."""
+
+    channel: ChannelField
+    what: ChangeKind
+    previous: ClusterField | None
+    cluster: ClusterField | None
+    version: int
+    since: datetime
+
+
+class OverviewAnswer(Freshness):
+    """`GET /overview`: the whole fleet in a page; counted every few seconds, not for each request."""
+
+    counted_at: datetime | None = Field(description="When the counts were made; null: not yet.")
+    clusters: tuple[ClusterCount, ...]
+    unknown: int = Field(description="Tracked channels of which nobody knows yet where they are.")
+    untracked: int
+    moves_last_minute: int
+    samples: tuple[OverviewSample, ...] = Field(description="Oldest first; older ones stand further apart.")
+    recent: tuple[RecentChange, ...] = Field(description="Newest first.")
+
+
 class TrackRequest(_Request):
     """`POST /channels`: the token's service wants these; said again, it replaces that service's labels."""
 

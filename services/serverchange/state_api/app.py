@@ -13,7 +13,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from serverchange.adapters.kafka.publisher import EventPublisher
 from serverchange.adapters.process import Readiness, health_routes
 from serverchange.adapters.settings import Settings
-from serverchange.state_api import change_routes, channel_routes, cluster_routes, write_routes
+from serverchange.state_api import change_routes, channel_routes, cluster_routes, page_routes, write_routes
 from serverchange.state_api.catch_up import CatchUp
 from serverchange.state_api.change_feed import ChangeFeed
 from serverchange.state_api.change_routes import StreamSlots
@@ -21,6 +21,7 @@ from serverchange.state_api.deciding_records import DecidingRecords
 from serverchange.state_api.freshness import FreshnessBoard
 from serverchange.state_api.guard import Guard
 from serverchange.state_api.log_watch import LogEnds, LogWatch
+from serverchange.state_api.overview import Overview, RecentMoves
 from serverchange.state_api.parts import Parts
 from serverchange.state_api.problems import add_handlers
 from serverchange.state_api.reads import Reader
@@ -66,18 +67,24 @@ def create_app(settings: Settings, *, readiness: Readiness | None = None) -> Fas
             app.state.catch_up = CatchUp(settings.kafka, client_id=client_id)
             feed.start()
             watch.start()
-            keeping = asyncio.create_task(board.run(reader.read), name="freshness")
+            keeping = [
+                asyncio.create_task(board.run(reader.read), name="freshness"),
+                asyncio.create_task(app.state.overview.run(reader), name="overview"),
+            ]
             try:
                 yield
             finally:
                 feed.stop()
                 watch.stop()
-                keeping.cancel()
-                await asyncio.gather(keeping, publisher.close(), records.close(), return_exceptions=True)
+                for task in keeping:
+                    task.cancel()
+                await asyncio.gather(*keeping, publisher.close(), records.close(), return_exceptions=True)
 
     app = FastAPI(title="serverchange", version="1", description=DESCRIPTION, lifespan=lifespan)
+    app.state.overview = Overview()
+    app.state.recent_moves = RecentMoves()
     app.state.stream_slots = StreamSlots(settings.api.streams_max)
-    for routes in (channel_routes, write_routes, change_routes, cluster_routes):
+    for routes in (channel_routes, write_routes, change_routes, cluster_routes, page_routes):
         app.include_router(routes.router)
     app.router.routes.extend(health_routes(ready))
     app.add_middleware(GZipMiddleware, minimum_size=GZIP_BYTES_MIN, compresslevel=4)
