@@ -12,8 +12,10 @@ from serverchange.tracker.budget import (
     Lease,
     Limit,
     Purse,
+    Usage,
     counted,
     plan_lease,
+    usage_by_holder,
     what_if,
 )
 
@@ -86,3 +88,16 @@ def test_a_budget_that_covers_all_takes_no_time():
     assert what_if(0, AccountClass.ORDINARY).paced_s == 0
     assert what_if(20, AccountClass.ORDINARY).paced_s == 0
     assert what_if(21, AccountClass.ORDINARY).paced_s == 11
+
+
+def test_what_holders_take_is_together_what_counts():
+    limit = Limit(100, 10)
+    leases = [
+        ("a", Lease(5, 0.0)),
+        ("b", Lease(5, 0.0, 1.0, spent=3)),
+        ("a", Lease(5, 2.0, 3.0, spent=5)),
+        ("c", Lease(5, 2.0, 3.0, spent=0)),
+    ]
+    usages = usage_by_holder(leases, limit, 13.0)
+    assert usages == {"a": Usage(used=5, leased=5)}
+    assert counted([lease for _, lease in leases], limit, 13.0) == 10

@@ -126,6 +126,33 @@ def plan_lease(leases: Iterable[Lease], limit: Limit, wanted: int, now: float) -
     return Grant(0, min((counts_until(lease, limit) - now for lease in counting), default=0.0))
 
 
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one holder takes of a budget.
+
+    Attributes:
+        used: Events spent within the window.
+        leased: Events granted and not reported yet: they may be spent this very moment.
+    """
+
+    used: int = 0
+    leased: int = 0
+
+
+def usage_by_holder(leases: Iterable[tuple[str, Lease]], limit: Limit, now: float) -> dict[str, Usage]:
+    """Return who takes what of the budget at `now`, by name; together it is what `counted` says."""
+    usages: dict[str, Usage] = {}
+    for holder, lease in leases:
+        if counts_until(lease, limit) <= now or not _weight(lease):
+            continue
+        usage = usages.get(holder, Usage())
+        if lease.reported_at is None:
+            usages[holder] = replace(usage, leased=usage.leased + lease.amount)
+        else:
+            usages[holder] = replace(usage, used=usage.used + lease.spent)
+    return dict(sorted(usages.items()))
+
+
 def _weight(lease: Lease) -> int:
     return lease.amount if lease.reported_at is None else lease.spent
 
@@ -180,10 +207,10 @@ def what_if(channels: int, account_class: AccountClass, channels_per_link: int =
     """Arithmetic for capacity planning: 200,000 channels take 27.8 h at 20 JOINs in 10 s, 16.7 min at 2,000."""
     join, login = LIMITS[account_class, Kind.JOIN], LIMITS[account_class, Kind.LOGIN]
     links = math.ceil(channels / channels_per_link)
-    paced = max(_paced_s(channels, join), _paced_s(links, login))
+    paced = max(paced_s(channels, join), paced_s(links, login))
     return WhatIf(links, channels / join.count * join.window_s, links / login.count * login.window_s, paced)
 
 
-def _paced_s(events: int, limit: Limit) -> float:
-    """Seconds until the last of `events` may be sent, when each span's budget is spent at its beginning."""
+def paced_s(events: int, limit: Limit) -> float:
+    """Return the seconds until the last of `events` may be sent, when each span's budget is spent at its beginning."""
     return max(0, math.ceil(events / limit.count) - 1) * limit.span_s

@@ -19,6 +19,18 @@ def assigned_partitions(settings: KafkaSettings, *, group: str, topic: Topic, cl
     Raises:
         kafka.errors.KafkaError: no broker answered.
     """
+    held = member_partitions(settings, group=group, topic=topic, client_id=client_id)
+    return frozenset().union(*held.values())
+
+
+def member_partitions(
+    settings: KafkaSettings, *, group: str, topic: Topic, client_id: str
+) -> dict[str, frozenset[int]]:
+    """Return what each member of `group` holds of `topic`, by its client id; nothing during a rebalance.
+
+    Raises:
+        kafka.errors.KafkaError: no broker answered.
+    """
     admin = make_admin(settings, client_id=client_id)
     try:
         name = settings.topic_prefix + group
@@ -26,13 +38,17 @@ def assigned_partitions(settings: KafkaSettings, *, group: str, topic: Topic, cl
     finally:
         admin.close()
     wanted = topic_name(settings, topic)
-    return frozenset(
-        int(partition)
-        for member in described["members"]
-        for assigned in _assigned_topics(member)
-        if assigned["topic"] == wanted
-        for partition in assigned["partitions"]
-    )
+    held: dict[str, frozenset[int]] = {}
+    for member in described["members"]:
+        own = {
+            int(partition)
+            for assigned in _assigned_topics(member)
+            if assigned["topic"] == wanted
+            for partition in assigned["partitions"]
+        }
+        # A predecessor that still gives and its successor bear one name.
+        held[member["client_id"]] = held.get(member["client_id"], frozenset()) | own
+    return held
 
 
 def _assigned_topics(member: dict[str, Any]) -> list[dict[str, Any]]:

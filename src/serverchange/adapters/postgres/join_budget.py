@@ -6,13 +6,13 @@ kept. `now` may be given to test the rule on any history; processes leave it Non
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
 from serverchange.adapters.postgres.connections import AsyncConnection
 from serverchange.adapters.postgres.sql import queries
-from serverchange.tracker.budget import UNREPORTED_S, Kind, Limit
+from serverchange.tracker.budget import UNREPORTED_S, Kind, Lease, Limit
 
 _SQL: Final = queries("join_budget")
 
@@ -79,3 +79,34 @@ async def report_lease(connection: AsyncConnection, *, lease_id: int, spent: int
         psycopg.Error: the database is away; the lease then counts in full until it is forgotten.
     """
     await connection.execute(_SQL["report_lease"], {"lease_id": lease_id, "spent": spent, "now": now})
+
+
+@dataclass(slots=True)
+class LedgerBudget:
+    """One account's budget of one kind, as it stands in the ledger.
+
+    Attributes:
+        now: the ledger's clock, seconds since 1970.
+        leases: holder and lease, oldest first; some may count no more.
+    """
+
+    account: str
+    kind: Kind
+    now: float
+    leases: list[tuple[str, Lease]] = field(default_factory=list)
+
+
+async def load_ledger(connection: AsyncConnection, *, now: datetime | None = None) -> list[LedgerBudget]:
+    """Return every budget, by account and kind; changes nothing and waits for nobody.
+
+    Raises:
+        psycopg.Error: the database is away.
+    """
+    budgets: list[LedgerBudget] = []
+    cursor = await connection.execute(_SQL["load_ledger"], {"now": now})
+    for account, kind, moment, holder, amount, granted_at, reported_at, spent in await cursor.fetchall():
+        if not budgets or (budgets[-1].account, budgets[-1].kind) != (account, kind):
+            budgets.append(LedgerBudget(account, Kind(kind), moment))
+        if holder is not None:
+            budgets[-1].leases.append((holder, Lease(amount, granted_at, reported_at, spent)))
+    return budgets

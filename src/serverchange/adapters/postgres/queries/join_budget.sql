@@ -59,3 +59,18 @@ WHERE lease.lease_id = %(lease_id)s
   AND lease.reported_at IS NULL
   AND budget.account = lease.account
   AND budget.kind = lease.kind;
+
+-- name: load_ledger
+-- Every budget with its leases (none: one row of nulls) and its clock, all in seconds since 1970.
+SELECT
+    budget.account,
+    budget.kind,
+    EXTRACT(EPOCH FROM GREATEST(budget.moment, COALESCE(%(now)s, clock_timestamp())))::double precision AS moment,
+    lease.holder,
+    lease.amount,
+    EXTRACT(EPOCH FROM lease.granted_at)::double precision AS granted_at,
+    EXTRACT(EPOCH FROM lease.reported_at)::double precision AS reported_at,
+    lease.spent
+FROM join_budget AS budget
+LEFT JOIN join_lease AS lease ON lease.account = budget.account AND lease.kind = budget.kind
+ORDER BY budget.account, budget.kind, lease.lease_id;

@@ -1,0 +1,113 @@
+"""What shards tell of themselves, and the brake on their moves; both for people, neither decides where a channel is."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Final
+
+from serverchange.adapters.postgres.connections import AsyncConnection
+from serverchange.adapters.postgres.sql import queries
+
+_SQL: Final = queries("fleet")
+
+REPORT_STALE_S: Final = 30.0
+"""Six reports missed: the shard is gone, or cannot reach PostgreSQL."""
+
+REPORT_KEPT_S: Final = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class ShardReport:
+    """One shard's figures.
+
+    Attributes:
+        wanted: Channels to be read.
+        confirmed: Of these, read on at least one link.
+        joins_waiting: JOINs that wait for a link or for budget.
+        moves_held: Moves decided and held back by the brake.
+        foreign_count: Channels of its partitions that ask for another account.
+        age_s: Seconds since it told.
+    """
+
+    process: str
+    account: str
+    wanted: int
+    confirmed: int
+    links: int
+    joins_waiting: int
+    logins_waiting: int
+    moves_held: int
+    foreign_count: int
+    age_s: float = 0.0
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the shard is there, as far as PostgreSQL knows."""
+        return self.age_s <= REPORT_STALE_S
+
+
+@dataclass(frozen=True, slots=True)
+class Brake:
+    """Moves are held."""
+
+    held_at: datetime
+    held_by: str
+    reason: str
+
+
+async def report_shard(connection: AsyncConnection, report: ShardReport, *, now: datetime | None = None) -> None:
+    """Put a shard's figures in the place of its earlier ones, and forget those a day old.
+
+    Raises:
+        psycopg.Error: the database is away.
+    """
+    async with connection.transaction():
+        await connection.execute(_SQL["report_shard"], {**asdict(report), "now": now})
+        await connection.execute(_SQL["forget_reports"], {"kept_s": REPORT_KEPT_S, "now": now})
+
+
+async def load_reports(connection: AsyncConnection, *, now: datetime | None = None) -> list[ShardReport]:
+    """Return what every shard told last, by name; look at `fresh`.
+
+    Raises:
+        psycopg.Error: the database is away.
+    """
+    cursor = await connection.execute(_SQL["load_reports"], {"now": now})
+    return [ShardReport(*row) for row in await cursor.fetchall()]
+
+
+async def load_brake(connection: AsyncConnection) -> Brake | None:
+    """Return the brake, None while it is released.
+
+    Raises:
+        psycopg.Error: the database is away.
+    """
+    cursor = await connection.execute(_SQL["load_brake"])
+    row = await cursor.fetchone()
+    return None if row is None else Brake(*row)
+
+
+async def hold(connection: AsyncConnection, *, held_by: str, reason: str, now: datetime | None = None) -> Brake:
+    """Pull the brake and return it; one that is held already stays as it was.
+
+    Raises:
+        psycopg.Error: the database is away.
+    """
+    parameters = {"held_by": held_by, "reason": reason, "now": now}
+    async with connection.transaction():
+        await connection.execute(_SQL["hold"], parameters)
+        brake = await load_brake(connection)
+    assert brake is not None  # noqa: S101  (written in this very transaction)
+    return brake
+
+
+async def resume(connection: AsyncConnection) -> Brake | None:
+    """Release the brake; return what it was, None where it was not held.
+
+    Raises:
+        psycopg.Error: the database is away.
+    """
+    cursor = await connection.execute(_SQL["resume"])
+    row = await cursor.fetchone()
+    return None if row is None else Brake(*row)

@@ -1,0 +1,97 @@
+"""What `serverchange budget` and `serverchange fleet status` make of the ledger, reports and group members."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from serverchange.adapters.postgres.fleet import Brake, ShardReport
+from serverchange.adapters.postgres.join_budget import LedgerBudget
+from serverchange.cli.brake import describe_fleet
+from serverchange.cli.budget import answer_what_if, describe_budget, in_words
+from serverchange.cli.faults import Fault
+from serverchange.tracker.budget import Kind, Lease, Limit
+
+T0 = 1_000.0
+LIMIT = Limit(20, 10.0)
+
+
+def report(process: str, *, account: str = "bot", age_s: float = 1.0, joins_waiting: int = 0) -> ShardReport:
+    return ShardReport(process, account, 50, 40, 1, joins_waiting, 0, 3, 0, age_s)
+
+
+def test_two_hundred_thousand_channels_of_a_verified_account_are_answered_without_connecting() -> None:
+    answer = answer_what_if("200000 channels, verified", 90)
+    assert (answer["links"], answer["join_s"], answer["paced"]) == (2223, 1000.0, "18.1 min")
+
+
+def test_accounts_join_side_by_side() -> None:
+    one, many = (
+        answer_what_if("2000 channels, ordinary", 90),
+        answer_what_if("2000 channels, ordinary, 20 accounts", 90),
+    )
+    assert (one["paced"], many["paced"]) == ("18.1 min", "44 s")
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "",
+        "many channels, verified",
+        "0 channels, verified",
+        "5 channels, famous",
+        "5 channels, known, 9 accounts",
+        "\u0665 channels, known",
+    ],
+)
+def test_what_is_no_question_says_how_to_ask(question: str) -> None:
+    with pytest.raises(Fault, match="200000 channels, verified"):
+        answer_what_if(question, 90)
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(44, "44 s"), (1089, "18.1 min"), (100_000, "27.8 h")])
+def test_a_duration_is_said_as_people_say_it(seconds: float, words: str) -> None:
+    assert in_words(seconds) == words
+
+
+def test_a_budget_shows_who_used_who_leased_and_who_waits() -> None:
+    ledger = LedgerBudget(
+        "bot",
+        Kind.JOIN,
+        now=T0,
+        leases=[
+            ("b", Lease(2, T0 - 1)),
+            ("a", Lease(2, T0 - 5, T0 - 4, spent=2)),
+            ("a", Lease(2, T0 - 60, T0 - 50, spent=2)),
+        ],
+    )
+    row = describe_budget(ledger, LIMIT, [report("a", joins_waiting=30), report("x", account="other")])
+    assert (row["limit"], row["used"], row["leased"], row["free"], row["waiting"]) == (20, 2, 2, 16, 30)
+    assert row["done_in_s"] == 11
+    assert row["holders"] == [{"holder": "a", "used": 2, "leased": 0}, {"holder": "b", "used": 0, "leased": 2}]
+    assert row["waiters"] == [{"process": "a", "waiting": 30}]
+
+
+def test_an_account_whose_class_is_not_known_here_shows_no_guess() -> None:
+    row = describe_budget(LedgerBudget("stranger", Kind.LOGIN, now=T0), None, [])
+    assert (row["limit"], row["free"], row["done_in_s"], row["used"]) == (None, None, None, 0)
+
+
+def test_a_fleet_shows_its_brake_its_holders_and_what_they_joined() -> None:
+    brake = Brake(datetime(2026, 1, 1, tzinfo=UTC), "me", "nonsense")
+    reports = [report("one"), report("gone", age_s=500), report("silent", age_s=500)]
+    members = {"one": frozenset({0, 1}), "silent": frozenset({2})}
+    told = describe_fleet(brake, reports, members, partitions=4)
+    assert (told["held"], told["held_by"], told["held_since"]) == (True, "me", "2026-01-01T00:00:00+00:00")
+    assert (told["wanted"], told["confirmed"], told["moves_held"], told["partitions_unowned"]) == (50, 40, 3, 1)
+    assert [(shard["process"], shard["partitions"], shard["told_s_ago"]) for shard in told["shards"]] == [
+        ("one", 2, 1),
+        ("silent", 1, 500),
+    ]
+
+
+def test_without_kafka_a_fleet_is_shown_as_far_as_it_is_known() -> None:
+    told = describe_fleet(None, [report("one")], None, partitions=4)
+    assert (told["held"], told["partitions_unowned"]) == (False, None)
+    assert told["shards"][0]["partitions"] is None
