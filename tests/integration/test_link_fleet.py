@@ -300,3 +300,41 @@ async def test_a_link_to_be_split_is_left_make_before_break() -> None:
         on.fleet.leave_link(LinkId(1), Cause.SPLIT)
         await on.hearer.until(lambda: (Cause.SPLIT, Outcome.DONE) in on.outcomes(FORSEN))
         assert [side.link for side in on.fleet.state(FORSEN).sides] == [2]
+
+
+async def test_a_held_move_keeps_the_old_side_and_first_joins_and_reconnects_go_on() -> None:
+    async with scene() as on:
+        await on.served([FORSEN])
+        on.fleet.set_held(held=True)
+        on.want(FORSEN, AWS)
+        await on.served([NYMN])
+        on.fleet.leave_link(LinkId(1), Cause.RECONNECT)
+        await on.hearer.until(lambda: on.having(Cause.RECONNECT) == {FORSEN, NYMN})
+        assert (set(on.joined(FORSEN)), on.fleet.moves_held) == ({MAIN}, 1)
+        on.simulator.move(FORSEN, AWS)
+        on.fleet.set_held(held=False)
+        await on.hearer.until(lambda: (Cause.MOVED, Outcome.DONE) in on.outcomes(FORSEN))
+        assert (on.fleet.state(FORSEN).sides[-1].cluster, on.fleet.moves_held) == (AWS, 0)
+
+
+async def test_a_move_held_and_taken_back_is_no_move() -> None:
+    async with scene() as on:
+        await on.served([FORSEN])
+        on.fleet.set_held(held=True)
+        on.want(FORSEN, AWS)
+        on.want(FORSEN, MAIN)
+        on.fleet.set_held(held=False)
+        assert on.fleet.state(FORSEN).phase is Phase.SERVED
+        assert on.fleet.state(FORSEN).order == (1, 3)
+
+
+async def test_a_channel_that_lost_its_side_while_held_is_joined_where_it_was_decided_to_be() -> None:
+    async with scene() as on:
+        await on.served([FORSEN])
+        on.fleet.set_held(held=True)
+        on.simulator.move(FORSEN, AWS)
+        on.want(FORSEN, AWS)
+        on.simulator.drop(on.simulator.links())
+        await on.hearer.until(lambda: on.hearer.confirmed.count(FORSEN) == 2)
+        assert [side.cluster for side in on.fleet.state(FORSEN).sides] == [AWS]
+        assert on.fleet.moves_held == 0

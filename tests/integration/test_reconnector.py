@@ -13,8 +13,12 @@ from typing import Any
 from kafka import TopicPartition
 
 from serverchange.adapters.kafka.clients import make_consumer
+from serverchange.adapters.kafka.group_assignments import member_partitions
 from serverchange.adapters.kafka.publisher import EventPublisher
 from serverchange.adapters.kafka.topics import topic_name
+from serverchange.adapters.postgres import fleet
+from serverchange.adapters.postgres.connections import AsyncConnection, connect
+from serverchange.adapters.postgres.fleet import ShardReport
 from serverchange.adapters.process import Process, Readiness
 from serverchange.adapters.settings import KafkaSettings, PlatformSettings, ReconnectorSettings, Settings
 from serverchange.events import ChangedData, ChangeKind, Channel, ChatLine, Cluster, ClusterChanged, change_id
@@ -29,13 +33,22 @@ MAIN, AWS = Cluster("main"), Cluster("aws")
 CHANNELS = tuple(Channel(f"channel{number:02}") for number in range(12))
 
 
-def changed(channel: Channel, cluster: Cluster, version: int, what: ChangeKind = ChangeKind.MOVED) -> tuple[str, bytes]:
+def changed(
+    channel: Channel,
+    cluster: Cluster,
+    version: int,
+    what: ChangeKind = ChangeKind.MOVED,
+    *,
+    account: str | None = None,
+) -> tuple[str, bytes]:
+    now = datetime.now(UTC)
+    data = ChangedData(what=what, cluster=cluster, generation=1, version=version, since=now, account=account)
     event = ClusterChanged(
         id=change_id(channel, 1, version),
         source="test",
-        time=datetime.now(UTC),
+        time=now,
         subject=channel,
-        data=ChangedData(what=what, cluster=cluster, generation=1, version=version, since=datetime.now(UTC)),
+        data=data,
     )
     return channel, event.to_record()
 
@@ -196,6 +209,57 @@ async def test_an_untracked_channel_is_left(settings: Settings) -> None:
             gone = changed(CHANNELS[0], MAIN, 2, ChangeKind.UNTRACKED)
             await publisher.publish_all(CLUSTER_CHANGES, [gone])
             await platform_has(simulator, lambda has: has[CHANNELS[0]] == [] and all(list(has.values())[1:]))
+
+
+async def test_the_brake_holds_moves_until_it_is_released(settings: Settings) -> None:
+    async with simulated() as simulator, EventPublisher(settings.kafka, client_id="test") as publisher:
+        await publisher.publish_all(CLUSTER_CHANGES, [changed(channel, MAIN, 1) for channel in CHANNELS[1:]])
+        async with (
+            shards(shard_settings(settings, simulator, "one")),
+            await connect(settings.postgres, application="test") as connection,
+        ):
+            await platform_has(simulator, lambda has: all(has[channel] for channel in CHANNELS[1:]))
+            await fleet.hold(connection, held_by="me", reason="test")
+            await reported(connection, lambda one: one.wanted == len(CHANNELS) - 1)
+            simulator.move(CHANNELS[1], AWS)
+            await publisher.publish_all(CLUSTER_CHANGES, [changed(CHANNELS[1], AWS, 2), changed(CHANNELS[0], MAIN, 1)])
+            await platform_has(simulator, lambda has: has[CHANNELS[0]] == [MAIN])
+            await reported(connection, lambda one: one.moves_held == 1)
+            assert joined(simulator)[CHANNELS[1]] == [MAIN]
+            held = await asyncio.to_thread(
+                member_partitions, settings.kafka, group="reconnectors", topic=CLUSTER_CHANGES, client_id="test"
+            )
+            assert held == {"reconnector-one": frozenset(range(settings.kafka.partitions))}
+            await fleet.resume(connection)
+            await platform_has(simulator, lambda has: has[CHANNELS[1]] == [AWS])
+
+
+async def reported(connection: AsyncConnection, condition: Callable[[ShardReport], bool]) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while not any(map(condition, await fleet.load_reports(connection))):  # noqa: ASYNC110  (as a person would)
+            await asyncio.sleep(LOOK_S)
+
+
+async def test_a_channel_that_asks_for_another_account_is_left_to_it(settings: Settings) -> None:
+    async with simulated() as simulator, EventPublisher(settings.kafka, client_id="test") as publisher:
+        own, strange, free = CHANNELS[:3]
+        ours = simulator.settings.accounts[0].login
+        await publisher.publish_all(
+            CLUSTER_CHANGES,
+            [changed(own, MAIN, 1, account=ours), changed(strange, MAIN, 1, account="x"), changed(free, MAIN, 1)],
+        )
+        async with (
+            shards(shard_settings(settings, simulator, "one")),
+            await connect(settings.postgres, application="test") as connection,
+        ):
+            await platform_has(simulator, lambda has: bool(has[own]) and bool(has[free]))
+            await reported(connection, lambda one: (one.foreign_count, one.wanted) == (1, 2))
+            assert joined(simulator)[strange] == []
+            labelled = ChangeKind.LABELLED
+            await publisher.publish_all(
+                CLUSTER_CHANGES, [changed(own, MAIN, 2, labelled, account="x"), changed(strange, MAIN, 2, labelled)]
+            )
+            await platform_has(simulator, lambda has: has[own] == [] and has[strange] == [MAIN])
 
 
 async def test_a_second_shard_takes_half_and_no_channel_is_left_meanwhile(settings: Settings) -> None:

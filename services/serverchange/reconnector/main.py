@@ -11,6 +11,7 @@ from typing import Final
 
 import psycopg
 
+from serverchange.adapters import metrics
 from serverchange.adapters.account_token import AccountToken, TokenBudget
 from serverchange.adapters.fleet_process import FleetProcess
 from serverchange.adapters.hearsay import Hearsay
@@ -27,6 +28,7 @@ from serverchange.adapters.postgres.doubts import settled_doubts
 from serverchange.adapters.process import Process, Readiness, run_process
 from serverchange.adapters.server_directory import ServerDirectory
 from serverchange.adapters.settings import ReconnectorSettings, Settings, secret_file
+from serverchange.reconnector.brake import follow_brake
 from serverchange.reconnector.chat_writer import ChatWriter
 from serverchange.reconnector.shard import Shard
 from serverchange.topics import CHANNEL_LIVE, CLUSTER_CHANGES, CLUSTERS, SHARD_HOLDINGS
@@ -81,7 +83,9 @@ async def run_shard(settings: Settings, process: Process, *, token_file: Path | 
                 on_doubt=lambda *place: shard.doubt_published(*place),  # noqa: PLW0108  (the shard comes next)
             )
         )
-        shard = Shard(name, publisher=publisher, hearsay=hearsay, chat=chat, directory=directory)
+        shard = Shard(
+            name, account=wanted.account, publisher=publisher, hearsay=hearsay, chat=chat, directory=directory
+        )
         await stack.enter_async_context(budget.running())
         logins = await stack.enter_async_context(_logins(settings, budget, process.readiness, token_file))
         shard.fleet = await stack.enter_async_context(
@@ -124,6 +128,8 @@ async def _logins(
 async def _work(settings: Settings, process: Process, shard: Shard, chat: ChatWriter) -> None:
     def watch() -> None:
         shard.look_for_silence()
+        metrics.CHANNELS_FOREIGN.set(shard.foreign_count)
+        metrics.MOVES_HELD.set(shard.fleet.moves_held)
         process.stop_timeout_s = drain_s(settings.reconnector, shard.channel_count) + STOP_MARGIN_S
 
     name = settings.process.name
@@ -140,6 +146,7 @@ async def _work(settings: Settings, process: Process, shard: Shard, chat: ChatWr
             tasks.create_task(shard.write_holdings(), name="holdings"),
             tasks.create_task(chat.run(), name="chat"),
             tasks.create_task(_settle_doubts(settings, shard), name="doubts"),
+            tasks.create_task(follow_brake(settings, shard), name="brake"),
         ]
         await process.stopping.wait()
         await asyncio.to_thread(following.stop_following, STOP_S)

@@ -62,6 +62,9 @@ CONFIRM_INTERVAL_S: Final = 0.2
 
 PUBLISH_RETRY_S: Final = 1.0
 
+ACCOUNTS_TOLD_MAX: Final = 100
+"""Other accounts named in the log, once each; the metric counts all channels."""
+
 
 @dataclass(slots=True)
 class _Partition:
@@ -75,6 +78,7 @@ class Shard:
 
     Args:
         name: of the process, stable over restarts.
+        account: the login that joins; empty: nameless.
         publisher: for `shard-holdings`.
         hearsay: for notices and doubts.
         chat: for received lines.
@@ -85,12 +89,14 @@ class Shard:
         self,
         name: str,
         *,
+        account: str,
         publisher: EventPublisher,
         hearsay: Hearsay,
         chat: ChatWriter,
         directory: ServerDirectory,
     ) -> None:
         self._process = f"{name}/{uuid.uuid4().hex[:8]}"
+        self._account = account
         self._publisher = publisher
         self._hearsay = hearsay
         self._chat = chat
@@ -98,6 +104,8 @@ class Shard:
         self._loop = asyncio.get_running_loop()
         self._partitions: dict[int, _Partition] = {}
         self._homes: dict[Channel, int] = {}
+        self._foreign: dict[Channel, int] = {}
+        self._accounts_told: set[str] = set()
         self._doubts: dict[Channel, tuple[int, int]] = {}
         self._records: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
         self._confirming: asyncio.TimerHandle | None = None
@@ -119,12 +127,14 @@ class Shard:
         gone = [channel for channel in self._partitions[partition].channels if channel not in snapshot]
         for channel in gone:
             self._drop(channel)
+        self._forget_foreign(partition)
         for change in snapshot.values():
             self.channel_changed(partition, change)
 
     def partition_revoked(self, partition: int) -> None:
         """Keep every link: the channels go one by one, as the taker confirms them."""
         self._tell(partition, Revoked())
+        self._forget_foreign(partition)
         self._give_up_unread(partition)
 
     def channel_changed(self, partition: int, change: ClusterChanged) -> None:
@@ -137,11 +147,41 @@ class Shard:
             self._drop(channel)
             self._confirm(partition, [channel])  # a giver that has not heard of it may part it
             return
+        if change.data.account not in (None, self._account):
+            self._pass_over(partition, change)
+            return
+        self._foreign.pop(channel, None)
         if channel not in self._homes and channel in self._live:
             self._silence.set_live(channel, live=True, now=self._loop.time())
         known.channels.add(channel)
         self._homes[channel] = partition
         self.fleet.want(channel, change.data.cluster, change.order)
+
+    def _pass_over(self, partition: int, change: ClusterChanged) -> None:
+        """Leave a channel to the account that it asks for.
+
+        It is not confirmed: a giver that reads it with the right account keeps it for as long as its process lives.
+        """
+        self._drop(change.subject)
+        self._foreign[change.subject] = partition
+        account = change.data.account or ""
+        if account not in self._accounts_told and len(self._accounts_told) < ACCOUNTS_TOLD_MAX:
+            self._accounts_told.add(account)
+            _log.error(
+                LogEvent.CHANNEL_PASSED_OVER,
+                channel=change.subject,
+                account=account,
+                reason=f"it asks for {account}, this shard logs in as {self._account or 'nobody'}: not joined, "
+                "as all others that ask for that account",
+            )
+
+    def _forget_foreign(self, partition: int) -> None:
+        self._foreign = {channel: home for channel, home in self._foreign.items() if home != partition}
+
+    @property
+    def foreign_count(self) -> int:
+        """Channels of our partitions that ask for another account."""
+        return len(self._foreign)
 
     @property
     def partitions_held(self) -> int:
@@ -298,6 +338,7 @@ class Shard:
         self._note_emptiness(partition)
 
     def _drop(self, channel: Channel) -> None:
+        self._foreign.pop(channel, None)
         partition = self._homes.pop(channel, None)
         if partition is not None:
             self._partitions[partition].channels.discard(channel)

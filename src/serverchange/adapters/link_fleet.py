@@ -188,6 +188,8 @@ class LinkFleet:
         self._room_states = StateMemory()
         self._witness = OverlapWitness()
         self._brake = NoticeBrake()
+        self._held = False
+        self._held_moves: dict[Channel, tuple[Cluster, tuple[int, int]]] = {}
         self._phases: Counter[Phase] = Counter()
         self._doubted: set[Channel] = set()
         self._servers_doubted_at: dict[Cluster, float] = {}
@@ -212,11 +214,38 @@ class LinkFleet:
 
     def want(self, channel: Channel, cluster: Cluster, order: tuple[int, int]) -> None:
         """Read `channel` on `cluster`: joins it, or moves it there make before break. Older orders are ignored."""
+        state = self.state(channel)
+        if self._held and state.sides and state.wanted != cluster and order > state.order:
+            known = self._held_moves.get(channel)
+            if known is None or order > known[1]:
+                self._held_moves[channel] = (cluster, order)
+            return
+        if (known := self._held_moves.get(channel)) is not None and order >= known[1]:
+            del self._held_moves[channel]  # decided anew, and it stays where it is
         self._tell(channel, Wanted(cluster, order, self._loop.time()))
 
     def unwant(self, channel: Channel) -> None:
         """Stop reading `channel`: it is parted everywhere."""
+        self._held_moves.pop(channel, None)
         self._tell(channel, Unwanted(self._loop.time()))
+
+    def set_held(self, *, held: bool) -> None:
+        """Hold moves back, or start those that were. First joins, RECONNECTs and lost links go on, moves under way too.
+
+        A channel whose last side is lost while its move is held is joined where it was decided to be: nothing of it
+        is left to be kept.
+        """
+        if held != self._held:
+            event = LogEvent.MOVES_HELD if held else LogEvent.MOVES_RESUMED
+            _log.warning(event, channels=len(self._held_moves))
+        self._held = held
+        if not held:
+            for channel in tuple(self._held_moves):
+                self._start_held(channel)
+
+    def _start_held(self, channel: Channel) -> None:
+        if (held := self._held_moves.pop(channel, None)) is not None:
+            self._tell(channel, Wanted(*held, self._loop.time()))
 
     def set_live(self, channel: Channel, *, live: bool) -> None:
         """A hint: live channels are joined first."""
@@ -271,6 +300,21 @@ class LinkFleet:
         return self.wanted_count - self._phases[Phase.SEEKING] - self._phases[Phase.JOINING]
 
     @property
+    def moves_held(self) -> int:
+        """Moves that the brake holds back."""
+        return len(self._held_moves)
+
+    @property
+    def joins_waiting(self) -> int:
+        """JOINs that wait for a link or for budget."""
+        return sum(cluster.waiting for cluster in self._clusters.values())
+
+    @property
+    def logins_waiting(self) -> int:
+        """Links that wait for a login's budget."""
+        return sum(cluster.opening for cluster in self._clusters.values())
+
+    @property
     def link_count(self) -> int:
         """Links that are open or being opened."""
         return len(self._links)
@@ -316,6 +360,8 @@ class LinkFleet:
             self._witness.end(channel)
         if after.sides and {side.link for side in after.sides} - {side.link for side in before.sides}:
             self._hearer.channel_confirmed(channel)
+        if not after.sides and channel in self._held_moves:
+            self._loop.call_soon(self._start_held, channel)
         self._schedule(channel, after)
 
     def _obey(self, channel: Channel, command: HandoverCommand, state: HandoverState) -> None:

@@ -46,6 +46,9 @@ class LogEvent(StrEnum):
     HANDOVER_STARTED = "handover.started"
     HANDOVER_CONFIRMED = "handover.confirmed"
     HANDOVER_ENDED = "handover.ended"
+    MOVES_HELD = "moves.held"
+    MOVES_RESUMED = "moves.resumed"
+    CHANNEL_PASSED_OVER = "channel.passed_over"
     JOIN_UNCONFIRMED = "join.unconfirmed"
     TOKEN_CHECKED = "token.checked"  # noqa: S105  (an event's name, no secret)
     TOKEN_UNCHECKED = "token.unchecked"  # noqa: S105

@@ -32,6 +32,11 @@ OUTBOX_LAG = Gauge("serverchange_outbox_lag_records", "Changes and dead letters 
 BATCH_SECONDS = Histogram("serverchange_batch_seconds", "Seconds of one fold transaction.", buckets=_SECONDS)
 PARTITIONS_OWNED = Gauge("serverchange_partitions_owned", "Partitions that this process holds.")
 CHANNELS = Gauge("serverchange_channels", "Channels of this process, by set: wanted or confirmed.", ["set"])
+CHANNELS_FOREIGN = Gauge(
+    "serverchange_channels_foreign",
+    "Channels of this process's partitions that ask for another account: no shard here joins them.",
+)
+MOVES_HELD = Gauge("serverchange_moves_held", "Moves decided and held back by `serverchange fleet hold`.")
 LINKS = Gauge("serverchange_links", "IRC links of this process, by state.", ["state"])
 LINES_RECEIVED = Counter("serverchange_lines_received_total", "Chat lines received, by outcome.", ["outcome"])
 NOTICES = Counter("serverchange_notices_total", "Notices heard on links, by outcome: written or repeated.", ["outcome"])
