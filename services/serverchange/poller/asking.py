@@ -55,6 +55,8 @@ OUTAGE_AFTER: Final = 8
 OUTAGE_PAUSE_S: Final = (1.0, 30.0)
 """First and longest pause in an outage; each is about twice the one before."""
 
+LOG_INTERVAL_S: Final = 1.0
+
 PUBLICATIONS_MAX: Final = 1_000
 """Answers being published at once; beyond it they keep their slots, and asking stops until Kafka takes more."""
 
@@ -103,6 +105,8 @@ class Asking:
         self._publishing: set[Channel] = set()
         self._scanning: set[Channel] = set()
         self._unanswered = 0
+        self._unlogged = 0
+        self._log_again_s = 0.0
         self._next_s = 0.0
 
     async def run(self) -> None:
@@ -299,7 +303,7 @@ class Asking:
 
     async def _note_failure(self, request: Request, failure: NoInformation) -> None:
         """Put the request back; pause where the platform asks for it or seems to be down."""
-        _log.warning(LogEvent.LOOKUP_FAILED, reason=failure.reason.value, detail=failure.detail)
+        self._log_failure(failure)
         wait_s = failure.retry_after_s
         if failure.reason is Reason.THROTTLED and wait_s is None:
             wait_s = THROTTLED_PAUSE_S
@@ -308,6 +312,16 @@ class Asking:
         elif failure.reason in _OUTAGE_REASONS:
             self._note_unanswered(failure)
         self._ask_again(request, wait_s if wait_s is not None else self._failed_wait_s(request))
+
+    def _log_failure(self, failure: NoInformation) -> None:
+        """Log the newest failure and how many there were, at most once in `LOG_INTERVAL_S`: outages fill no disk."""
+        self._unlogged += 1
+        now_s = time.monotonic()
+        if now_s >= self._log_again_s:
+            _log.warning(
+                LogEvent.LOOKUP_FAILED, reason=failure.reason.value, detail=failure.detail, failures=self._unlogged
+            )
+            self._unlogged, self._log_again_s = 0, now_s + LOG_INTERVAL_S
 
     def _failed_wait_s(self, request: Request) -> float:
         if not isinstance(request, Lookup):

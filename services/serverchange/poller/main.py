@@ -32,6 +32,10 @@ STUCK_AFTER_S: Final = 90.0
 FORGET_IN_FLIGHT_S: Final = 180.0
 """Longer than an answer and its publication may take: a platform's 60 s and the producer's 120 s at most."""
 
+QUIET_AFTER_S: Final = 3 * 86_400.0
+"""Platform seconds without a move until the budget is spent less and less: longer than a migration pauses (weekends,
+nights; the first one moved ten channels, then nobody for days), so that its next step is noticed at full pace."""
+
 LAST_FLUSH_S: Final = 1.0
 LEAVE_GROUP_S: Final = 1.5
 """What a stop may take before the process ends regardless: the verifications not stored yet are only hints."""
@@ -81,6 +85,7 @@ def _schedule_settings(settings: Settings, clock: PlatformClock) -> ScheduleSett
         repeat_after_s=tuple(clock.platform_s(spacing_s) for spacing_s in repeat_after_s),
         forget_in_flight_after_s=clock.platform_s(FORGET_IN_FLIGHT_S),
         retry_failed_after_s=clock.platform_s(repeat_after_s[0]),
+        quiet_after_s=QUIET_AFTER_S,
         seed=zlib.crc32(settings.process.name.encode()),
     )
 
