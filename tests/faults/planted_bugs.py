@@ -116,6 +116,17 @@ def lossy() -> None:
     runs.RunsConsumer._getmany = getmany  # type: ignore[method-assign]
 
 
+def deaf() -> None:
+    """The outbox never hears that its partitions went to another: no bug by itself, the fence must suffice."""
+    original = outbox.Outbox.assign
+
+    def assign(self: Any, partitions: Any) -> None:
+        if not self._owned:
+            original(self, partitions)
+
+    outbox.Outbox.assign = assign  # type: ignore[method-assign]
+
+
 def hole_accepted() -> None:
     """A run that does not connect to the position is folded all the same."""
     original = transaction._plan_step
@@ -188,5 +199,5 @@ BUGS: dict[str, Callable[[], None]] = {
 
 if __name__ == "__main__":
     for name in filter(None, os.environ.get("SERVERCHANGE_TEST_PLANTED_BUGS", "").split(",")):
-        {**BUGS, "lossy": lossy}[name]()
+        {**BUGS, "lossy": lossy, "deaf": deaf}[name]()
     main.main(load_settings())

@@ -15,19 +15,20 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 import psycopg
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
-from aiokafka.errors import KafkaError, ProducerFenced
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerFenced
 from aiokafka.structs import TopicPartition
 
 from serverchange.adapters import metrics
 from serverchange.adapters.kafka.clients import make_async_consumer, make_async_producer
-from serverchange.adapters.kafka.log_identity import TopicIdentity
+from serverchange.adapters.kafka.log_identity import TopicIdentity, home_partition
 from serverchange.adapters.kafka.topics import topic_name
 from serverchange.adapters.log_events import LogEvent
 from serverchange.adapters.logs import get_logger
@@ -55,6 +56,9 @@ AT_ONCE_MAX: Final = 8
 
 TRANSACTION_TIMEOUT_MS: Final = 10_000
 """A dead owner's open transaction holds back readers of committed records for no longer than this."""
+
+BATCH_BYTES: Final = 262_144
+"""Of one batch of changes, some 500: larger than the largest change, far below the broker's limit of 1 MB."""
 
 SWEEP_S: Final = 1.0
 """How often partitions without a nudge are looked at: what a dead owner left, and retries after an error."""
@@ -257,6 +261,7 @@ class Outbox:
             client_id=f"{self._settings.process.name}-outbox-{partition}",
             transactional_id=f"{self._group}-{self._topic.topic_id}-{partition}",
             transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
+            max_batch_size=BATCH_BYTES,
         )
         try:
             await producer.start()
@@ -311,14 +316,28 @@ class Outbox:
     ) -> None:
         log = TopicPartition(topic_name(self._settings.kafka, CHANNEL_EVENTS), partition)
         async with producer.transaction():
-            sent = [
-                await producer.send(message.topic, value=message.value, key=message.key, headers=list(KAFKA_HEADERS))
-                for message in messages
-            ]
-            await asyncio.gather(*sent)
+            await asyncio.gather(*await self._hand_over(producer, messages))
             reach("outbox-sent")
             if group is not None:
                 await producer.send_offsets_to_transaction({log: messages[-1].offset + 1}, group)
+
+    async def _hand_over(
+        self, producer: AIOKafkaProducer, messages: Sequence[_Message]
+    ) -> list[asyncio.Future[object]]:
+        """Give the messages to the producer; changes as whole batches, which costs a third of sending one by one."""
+        sent = []
+        changes: dict[tuple[str, int], list[_Message]] = defaultdict(list)
+        for message in messages:
+            if message.kind == "change" and message.key is not None:
+                partitions = len(await producer.partitions_for(message.topic))
+                changes[message.topic, home_partition(message.key, partitions)].append(message)
+            else:
+                headers = list(KAFKA_HEADERS)
+                sent.append(await producer.send(message.topic, value=message.value, key=message.key, headers=headers))
+        for (topic, partition), group in changes.items():
+            batches = _batches(producer, group)
+            sent += [await producer.send_batch(batch, topic, partition=partition) for batch in batches]
+        return sent
 
     def _change_message(self, row: ChangeRow) -> _Message:
         event = change_event(row)
@@ -365,6 +384,27 @@ class Outbox:
             await self._offsets.stop()
         for connection in self._connections:
             await connection.close()
+
+
+def _batches(producer: AIOKafkaProducer, messages: Sequence[_Message]) -> Iterator[Any]:
+    """Yield batches that hold the messages in order.
+
+    Raises:
+        MessageSizeTooLargeError: one message alone fills more than a batch.
+    """
+    builder = producer.create_batch()
+    for message in messages:
+        appended = _append(builder, message)
+        if not appended:
+            yield builder
+            builder = producer.create_batch()
+            if not _append(builder, message):
+                raise MessageSizeTooLargeError(f"{len(message.value)} bytes exceed a batch of {BATCH_BYTES}")
+    yield builder
+
+
+def _append(builder: Any, message: _Message) -> bool:
+    return builder.append(timestamp=None, key=message.key, value=message.value, headers=list(KAFKA_HEADERS)) is not None
 
 
 async def _stop_quietly(producer: AIOKafkaProducer) -> None:

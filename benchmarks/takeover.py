@@ -1,0 +1,121 @@
+"""How long until the partitions of a worker that was killed with -9 are folded again by another.
+
+`serverchange bench takeover --kills 20 --json` → `p50_s, p99_s, max_s, kills`. Two workers share the partitions; an
+event a partition is appended ten times a second; the time counts from the kill until an event appended after it is
+folded on every partition. The victim is started again before the next kill.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import sys
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import psycopg
+from kafka import KafkaProducer
+from materialize import PARTITIONS, Bench, bench_stack, start_materializer, stop_materializer, wait_for_schema
+from materialize_workload import make_workload
+
+from serverchange.adapters.kafka.clients import make_producer
+from serverchange.adapters.kafka.topics import apply_topics, topic_name
+from serverchange.events import KAFKA_HEADERS
+from serverchange.topics import CHANNEL_EVENTS
+
+EVERY_S = 0.1
+SETTLED_TIMEOUT_S = 120.0
+QUIET_S = 2.0
+"""The victim's successor must be a member for so long before the next kill, so that kills do not overlap."""
+
+
+class _Heartbeats:
+    """One event a partition, ten times a second; remembers the newest acknowledged offset of each."""
+
+    def __init__(self, bench: Bench) -> None:
+        settings = bench.settings()
+        self._producer: KafkaProducer = make_producer(settings.kafka, client_id="heartbeats", linger_ms=0)
+        self._topic = topic_name(settings.kafka, CHANNEL_EVENTS)
+        self._value = make_workload(1, 1).setup[0]
+        self.newest: dict[int, int] = {}
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        key, value = self._value
+        while not self._stopping.wait(EVERY_S):
+            sent = [
+                self._producer.send(self._topic, key=key, value=value, partition=one, headers=list(KAFKA_HEADERS))
+                for one in range(PARTITIONS)
+            ]
+            for one in sent:
+                place = one.get(timeout=30)
+                self.newest[place.partition] = place.offset
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._thread.join()
+        self._producer.close()
+
+
+def _wait_folded(connection: psycopg.Connection[Any], newest: dict[int, int]) -> None:
+    deadline = time.monotonic() + SETTLED_TIMEOUT_S
+    while time.monotonic() < deadline:
+        positions = dict(connection.execute("SELECT partition, position FROM log_position").fetchall())
+        if all(positions.get(partition, 0) > offset for partition, offset in newest.items()):
+            return
+        time.sleep(0.02)
+    raise TimeoutError(f"no takeover within {SETTLED_TIMEOUT_S:.0f} s")
+
+
+def main(argv: list[str]) -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="serverchange bench takeover", description=__doc__)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", action="store_true", dest="as_json")
+    options = parser.parse_args(argv)
+    chance = random.Random(options.seed)
+    taken: list[float] = []
+    with bench_stack() as bench, ExitStack() as ending:
+        settings = bench.settings()
+        apply_topics(settings.kafka)
+        connection = ending.enter_context(psycopg.connect(settings.postgres.dsn.get_secret_value(), autocommit=True))
+        workers = [start_materializer(settings, bench.folder / f"worker-{number}.log") for number in range(2)]
+        ending.callback(lambda: [stop_materializer(one) for one in workers])
+        wait_for_schema(connection)
+        beats = _Heartbeats(bench)
+        ending.callback(beats.stop)
+        for _ in range(options.kills):
+            time.sleep(QUIET_S + chance.random())
+            _wait_folded(connection, dict(beats.newest))
+            victim = chance.randrange(2)
+            workers[victim].kill()
+            killed = time.perf_counter()
+            workers[victim].wait()
+            time.sleep(EVERY_S * 3)  # so that every partition has an event that only a successor can fold
+            _wait_folded(connection, dict(beats.newest))
+            taken.append(time.perf_counter() - killed)
+            workers[victim] = start_materializer(settings, bench.folder / f"worker-{victim}.log")
+            time.sleep(8 + chance.random())
+    cuts = statistics.quantiles(taken, n=100, method="inclusive")
+    result = {
+        "kills": len(taken),
+        "p50_s": round(cuts[49], 2),
+        "p99_s": round(cuts[98], 2),
+        "max_s": round(max(taken), 2),
+    }
+    sys.stdout.write((json.dumps(result) if options.as_json else json.dumps(result, indent=2)) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
