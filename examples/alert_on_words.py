@@ -10,14 +10,14 @@ handover doubled. It says with each alert which cluster the channel is on now, o
 import asyncio
 import sys
 
-from serverchange.client import ChannelMap, ChatLines
+from serverchange.client import ChannelMap, chat_lines
 
 
 async def alert(bootstrap_servers: str, words: frozenset[str], topic_prefix: str = "") -> None:
     """Print each line that has one of `words`, for ever."""
     async with (
         ChannelMap(bootstrap_servers, topic_prefix=topic_prefix) as channels,
-        ChatLines(bootstrap_servers, topic_prefix=topic_prefix) as lines,
+        chat_lines(bootstrap_servers, topic_prefix=topic_prefix) as lines,
     ):
         await channels.ready()
         await asyncio.to_thread(lines.open)

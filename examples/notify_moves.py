@@ -11,29 +11,29 @@ says so, since nobody wants two weeks of old news.
 import sys
 from pathlib import Path
 
-from serverchange.client import Changes, PositionLostError
+from serverchange.client import Changes, PositionLostError, changes
 
 
 def notify(bootstrap_servers: str, kept: Path, topic_prefix: str = "") -> None:
     """Print each move, for ever."""
     since = kept.read_text() if kept.exists() else None
     try:
-        tell_moves(Changes(bootstrap_servers, since, from_now=since is None, topic_prefix=topic_prefix), kept)
+        tell_moves(changes(bootstrap_servers, since, from_now=since is None, topic_prefix=topic_prefix), kept)
     except PositionLostError as lost:
         print(f"moves were missed: {lost}", flush=True)
-        tell_moves(Changes(bootstrap_servers, from_now=True, topic_prefix=topic_prefix), kept)
+        tell_moves(changes(bootstrap_servers, from_now=True, topic_prefix=topic_prefix), kept)
 
 
-def tell_moves(changes: Changes, kept: Path) -> None:
+def tell_moves(reader: Changes, kept: Path) -> None:
     """Print each move and keep the place behind it."""
-    with changes:
-        for change in changes:
+    with reader:
+        for change in reader:
             placed = change.placed
             if placed.what == "moved":
                 print(f"{change.channel} moved from {placed.previous} to {placed.cluster}", flush=True)
-            if changes.position is not None:
+            if reader.position is not None:
                 draft = kept.with_suffix(".draft")
-                draft.write_text(changes.position)
+                draft.write_text(reader.position)
                 draft.replace(kept)  # at once: a process killed while writing must not leave half a position
 
 

@@ -106,6 +106,8 @@ async def test_a_channel_is_found_by_keyboard_with_its_history(browser: Any, api
             ["moved", "main", "event"],
             ["first-seen", "–", "main"],
         ]
+        await until(page, "#n-tracked", "23")
+        await page.wait_for_selector("#chart path")
         await keep(page, "live-page-dark")
 
 

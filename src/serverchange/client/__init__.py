@@ -4,9 +4,9 @@ Needs the base install alone (pydantic, kafka-python, httpx). Everything works i
 """
 
 from serverchange.client.change_log import Change
-from serverchange.client.changes import Changes
+from serverchange.client.change_reader import Changes, changes
 from serverchange.client.channel_map import ChannelMap
-from serverchange.client.chat_lines import ChatLines, ReceivedLine
+from serverchange.client.chat_reader import ChatLines, ReceivedLine, chat_lines
 from serverchange.client.errors import ClientError, PositionLostError, RefusedError, UnavailableError
 from serverchange.client.placed import Placed
 from serverchange.client.state_client import AsyncStateClient, StateClient
@@ -24,4 +24,6 @@ __all__ = [
     "RefusedError",
     "StateClient",
     "UnavailableError",
+    "changes",
+    "chat_lines",
 ]

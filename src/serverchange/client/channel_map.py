@@ -60,7 +60,7 @@ class ChannelMap(Mapping[str, Placed]):
 
     On restart of your process the map is read again from the compacted topic (a million channels in some ten
     seconds), and callbacks are called only for what happens after `ready`: a move that happened while you were down
-    is in the snapshot, not in a callback. To handle every change use `Changes`, which resumes. When Kafka goes away
+    is in the snapshot, not in a callback. To handle every change use `changes`, which resumes. When Kafka goes away
     the map stays as it is and goes on by itself when Kafka is back.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -12,17 +13,19 @@ from serverchange.adapters.kafka.topics import topic_name
 from serverchange.adapters.settings import KafkaSettings
 from serverchange.topics import CHAT_LINES, CLUSTER_CHANGES
 
-from .conftest import Topics, moved
+from .conftest import TOKEN, RunningApi, Tables, Topics, moved, settled
 from .test_client_kafka import chat, said
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
+DOCS = Path(__file__).parents[3] / "docs"
+ADDRESSES = {"kafka": '"127.0.0.1:9092"', "api": "http://127.0.0.1:8080", "token": "…"}
 
 
 @asynccontextmanager
-async def example(name: str, *arguments: str) -> AsyncIterator[AsyncIterator[str]]:
+async def example(name: str | Path, *arguments: str, folder: Path | None = None) -> AsyncIterator[AsyncIterator[str]]:
     """Run an example and yield the lines that it prints."""
     running = await asyncio.create_subprocess_exec(
-        sys.executable, EXAMPLES / name, *arguments, stdout=asyncio.subprocess.PIPE
+        sys.executable, EXAMPLES / name, *arguments, stdout=asyncio.subprocess.PIPE, cwd=folder
     )
 
     async def lines() -> AsyncIterator[str]:
@@ -83,3 +86,61 @@ async def test_an_alert_bot_says_each_line_once_and_where_the_channel_is(kafka: 
             await topics.publisher.publish(CHAT_LINES, "a", line.to_record())
         assert await anext(lines) == "#a (aws): line 1"
         assert await anext(lines) == "#a (aws): line 2"
+
+
+def from_the_sdks_page(what: str, folder: Path, **instead: str) -> Path:
+    """Write the page's example of `what` as a program, with this test's addresses in place of the page's."""
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / "sdk.md").read_text("utf-8"), re.DOTALL)
+    (text,) = [block for block in blocks if re.search(rf"from serverchange.client import .*\b{what}\b", block)]
+    for page, mine in instead.items():
+        assert ADDRESSES[page] in text
+        text = text.replace(ADDRESSES[page], mine)
+    program = folder / "example.py"
+    program.write_text(text)
+    return program
+
+
+def reached(kafka: KafkaSettings) -> str:
+    return f'"{kafka.bootstrap_servers}", topic_prefix="{kafka.topic_prefix}"'
+
+
+async def test_the_pages_map(kafka: KafkaSettings, topics: Topics, tmp_path: Path) -> None:
+    await topics.change(moved("forsen", "main", 1))
+    program = from_the_sdks_page("ChannelMap", tmp_path, kafka=reached(kafka))
+
+    async with example(program) as lines:
+        assert await anext(lines) == "main 0"
+        await topics.change(moved("forsen", "aws", 2))
+        assert await anext(lines) == "forsen main -> aws"
+
+
+async def test_the_pages_reader_of_changes(kafka: KafkaSettings, topics: Topics, tmp_path: Path) -> None:
+    await topics.change(moved("forsen", "aws", 1), moved("forsen", "main", 3))
+    program = from_the_sdks_page("changes", tmp_path, kafka=reached(kafka))
+
+    async with example(program, folder=tmp_path) as lines:
+        assert await anext(lines) == "forsen moved aws 0"
+        assert await anext(lines) == "forsen moved main 1"
+
+
+async def test_the_pages_reader_of_chat(kafka: KafkaSettings, topics: Topics, tmp_path: Path) -> None:
+    program = from_the_sdks_page("chat_lines", tmp_path, kafka=reached(kafka))
+
+    async with example(program) as lines:
+        number, told = 0, asyncio.create_task(anext(aiter(lines)))
+        while not told.done():  # it starts from now: say it until it is there to hear
+            number += 1
+            line = chat("a", said(number, f"m{number}"))
+            await topics.publisher.publish(CHAT_LINES, "a", line.to_record())
+            await asyncio.wait([told], timeout=0.5)
+        assert told.result().startswith("a line ")
+
+
+async def test_the_pages_client_of_the_api(api: RunningApi, tables: Tables, tmp_path: Path) -> None:
+    await tables.store([settled("forsen", on="aws"), settled("caedrel", on="main")])
+    await tables.store_history("forsen", ["main", "aws"])
+    await tables.fold_to(dict.fromkeys(range(4), 1_000))
+    program = from_the_sdks_page("StateClient", tmp_path, api=api.url, token=TOKEN)
+
+    async with example(program) as lines:
+        assert [line async for line in lines] == ["aws", "('nobody',)", "forsen 2016-02-20 20:26:40+00:00", "None"]

@@ -1,4 +1,4 @@
-"""`ChatLines`: the chat that the fleet's shards received, each line once."""
+"""`chat_lines`: the chat that the fleet's shards received, each line once."""
 
 from __future__ import annotations
 
@@ -93,7 +93,9 @@ def _raw(event: ChatLine) -> bytes:
 class ChatLines:
     """Every line of chat once, as an iterator for threads (`for`) and for asyncio (`async for`).
 
-        with ChatLines("127.0.0.1:9092") as lines:
+    Made by `chat_lines`:
+
+        with chat_lines("127.0.0.1:9092") as lines:
             for received in lines:
                 if received.line.command == "PRIVMSG": ...
 
@@ -202,3 +204,10 @@ class ChatLines:
             self._offsets = list(map(min, self._starts, primed))
         consumer.seek(self._offsets)
         self._connected = True
+
+
+def chat_lines(
+    bootstrap_servers: str, *, since: datetime | None = None, topic_prefix: str = "", **kafka_options: Any
+) -> ChatLines:
+    """Return an iterator over every line of chat, each once; see `ChatLines` for all of it."""
+    return ChatLines(bootstrap_servers, since=since, topic_prefix=topic_prefix, **kafka_options)

@@ -1,4 +1,4 @@
-"""`Changes`: every published change, in order a channel, from a place that the reader keeps."""
+"""`changes`: every published change, in order a channel, from a place that the reader keeps."""
 
 from __future__ import annotations
 
@@ -24,10 +24,12 @@ RETRY_S: Final = 1.0
 class Changes:
     """Every change, as an iterator for threads (`for`) and for asyncio (`async for`); it ends when it is closed.
 
-        with Changes("127.0.0.1:9092", since=load_position()) as changes:
-            for change in changes:
+    Made by `changes`:
+
+        with changes("127.0.0.1:9092", since=load_position()) as reader:
+            for change in reader:
                 handle(change)
-                save_position(changes.position)
+                save_position(reader.position)
 
     Without `since` it starts with the snapshot: the newest change of every channel, then all that happens. Repeats
     are dropped by (generation, version); where versions are missing, `Change.missed` says how many.
@@ -154,6 +156,18 @@ class Changes:
             self.close()
             raise PositionLostError(f"{reason}: start with since=None")
         self._offsets = list(place.offsets)
+
+
+def changes(
+    bootstrap_servers: str,
+    since: str | None = None,
+    *,
+    from_now: bool = False,
+    topic_prefix: str = "",
+    **kafka_options: Any,
+) -> Changes:
+    """Return an iterator over every change from `since` on; see `Changes` for all of it."""
+    return Changes(bootstrap_servers, since, from_now=from_now, topic_prefix=topic_prefix, **kafka_options)
 
 
 def _parse(since: str) -> ChangePosition:
