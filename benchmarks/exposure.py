@@ -9,9 +9,7 @@ channels. ``round_robin_ratio`` and ``live_first_ratio`` are that policy's expos
 """
 
 import argparse
-import gc
 import json
-import multiprocessing
 import sys
 import time
 from collections.abc import Sequence
@@ -25,16 +23,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 from exposure_chart import draw_exposure
 from exposure_play import Outcome, play
 from exposure_policies import make_policy
-from exposure_world import Scenario, World, build_world
+from exposure_world import Scenario, build_world
 
 POLICIES = ("round-robin", "oldest-first", "live-first", "ours", "oracle")
 LOSSES = (0.0, 0.3, 0.9, 1.0)
 LOSS_SIZE = 10
 """The other losses of notices are played at a tenth of the size, on one seed."""
 LEAST_CHANNELS = 500
-
-_worlds: dict[int, World] = {}
-"""Built before the workers fork, so that they share it instead of building it again."""
 
 
 def run(
@@ -56,7 +51,7 @@ def run(
         requests_per_second: what every policy spends, streams scans included.
         seeds: worlds 1 to ``seeds``.
         policies: which to play; ratios need ``ours``.
-        jobs: processes at once; ours alone in one, all others in the other.
+        jobs: processes at once, each with one policy group in one world.
         with_losses: play the notices' losses, too.
         order: whether batches follow the alphabet within a label, or nothing that can be seen.
 
@@ -65,7 +60,7 @@ def run(
     """
     began = time.perf_counter()
     scenario = Scenario(channels=channels, days=days, requests_per_s=requests_per_second, order=order)
-    by_seed = [_play_seed(scenario, seed, policies, jobs) for seed in range(1, seeds + 1)]
+    by_seed = _play([(scenario, seed) for seed in range(1, seeds + 1)], policies, jobs)
     report: dict[str, Any] = {
         "channels": channels,
         "days": days,
@@ -84,37 +79,35 @@ def run(
 
 def _play_losses(scenario: Scenario, policies: Sequence[str], jobs: int) -> list[dict[str, Any]]:
     small = scenario.scaled(max(LEAST_CHANNELS, scenario.channels // LOSS_SIZE))
-    rows = []
-    for loss in LOSSES:
-        outcomes = _play_seed(replace(small, notice_loss=loss), 1, policies, jobs)
-        exposure = {outcome.policy: round(outcome.exposure_min, 2) for outcome in outcomes}
-        rows.append({"notice_loss": loss, "channels": small.channels, "exposure_min": exposure})
-    return rows
+    played = _play([(replace(small, notice_loss=loss), 1) for loss in LOSSES], policies, jobs)
+    return [
+        {
+            "notice_loss": loss,
+            "channels": small.channels,
+            "exposure_min": {outcome.policy: round(outcome.exposure_min, 2) for outcome in outcomes},
+        }
+        for loss, outcomes in zip(LOSSES, played, strict=True)
+    ]
 
 
-def _play_seed(scenario: Scenario, seed: int, policies: Sequence[str], jobs: int) -> list[Outcome]:
-    """Play all policies in one world, ours beside the others if there is a second processor."""
-    _worlds[0] = build_world(scenario, seed)
+def _play(worlds: Sequence[tuple[Scenario, int]], policies: Sequence[str], jobs: int) -> list[list[Outcome]]:
+    """Play every policy in every world: ours is one task a world, all others together another."""
     groups = [[name for name in policies if name == "ours"], [name for name in policies if name != "ours"]]
-    groups = [group for group in groups if group]
-    gc.freeze()
-    if jobs < 2 or len(groups) < 2:
-        played = [_play_group(group) for group in groups]
+    tasks = [(scenario, seed, group) for group in groups if group for scenario, seed in worlds]
+    if jobs < 2:
+        played = [_play_group(*task) for task in tasks]
     else:
-        context = multiprocessing.get_context("fork")
-        with ProcessPoolExecutor(len(groups), mp_context=context) as pool:
-            played = list(pool.map(_play_group, groups))
-    gc.unfreeze()
-    outcomes = {outcome.policy: outcome for group in played for outcome in group}
-    return [outcomes[name] for name in policies]
+        with ProcessPoolExecutor(jobs, max_tasks_per_child=1) as pool:
+            played = list(pool.map(_play_group, *zip(*tasks, strict=True)))
+    by_world: list[dict[str, Outcome]] = [{} for _ in worlds]
+    for number, outcomes in enumerate(played):
+        by_world[number % len(worlds)].update({outcome.policy: outcome for outcome in outcomes})
+    return [[outcomes[name] for name in policies] for outcomes in by_world]
 
 
-def _play_group(names: list[str]) -> list[Outcome]:
-    gc.disable()
-    try:
-        return [play(_worlds[0], make_policy(name, _worlds[0]), name) for name in names]
-    finally:
-        gc.enable()
+def _play_group(scenario: Scenario, seed: int, names: list[str]) -> list[Outcome]:
+    world = build_world(scenario, seed)
+    return [play(world, make_policy(name, world), name) for name in names]
 
 
 def _ratios(by_seed: list[list[Outcome]]) -> dict[str, list[float]]:

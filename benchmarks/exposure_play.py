@@ -5,6 +5,7 @@ included; an answer tells what the API knew when the request was sent and arrive
 """
 
 import time
+from array import array
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -13,7 +14,7 @@ from heapq import heappop, heappush
 from random import Random
 from typing import Protocol
 
-from exposure_world import DAY_S, HOUR_S, World
+from exposure_world import HOUR_S, World
 
 from serverchange.tracker.lookup_schedule import Lookup, Request, StreamsScan, Wait
 
@@ -199,11 +200,13 @@ class _Play:
 
 def _happenings(world: World) -> Iterator[tuple[float, int, int, str]]:
     """All that happens, in order: (when, kind, channel, cluster); kinds: live, offline, replica 0, 1, notice."""
-    hours: list[list[tuple[float, int]]] = [[] for _ in range(int(world.end_s / HOUR_S) + 1)]
+    hours = [(array("d"), array("i")) for _ in range(int(world.end_s / HOUR_S) + 1)]
     for index, streams in enumerate(world.streams):
         for place, at_s in enumerate(streams):
             if 0.0 < at_s < world.end_s:
-                hours[int(at_s / HOUR_S)].append((at_s, index * 2 + place % 2))
+                times, codes = hours[int(at_s / HOUR_S)]
+                times.append(at_s)
+                codes.append(index * 2 + place % 2)
     later: list[list[tuple[float, int, int, str]]] = [[] for _ in hours]
     for move in world.moves:
         told = [
@@ -214,10 +217,9 @@ def _happenings(world: World) -> Iterator[tuple[float, int, int, str]]:
         for entry in told:
             if entry[0] < world.end_s:
                 later[int(entry[0] / HOUR_S)].append(entry)
-    for hour, boundaries in enumerate(hours):
-        merged = [(at_s, code % 2, code // 2, "") for at_s, code in boundaries]
-        yield from sorted(merged + later[hour])
-        hours[hour] = []
+    for (times, codes), told_then in zip(hours, later, strict=True):
+        merged = [(at_s, code % 2, code // 2, "") for at_s, code in zip(times, codes, strict=True)]
+        yield from sorted(merged + told_then)
 
 
 def play(world: World, policy: Policy, name: str) -> Outcome:
@@ -308,6 +310,3 @@ def _cause(world: World, index: int, moved_s: float) -> str:
     if pause_s < HOUR_S:
         return "moved in a short break"
     return "live within 5 min of the move" if streams[place] - moved_s < 300 else "live later"
-
-
-__all__ += ["DAY_S"]

@@ -8,7 +8,7 @@ move and are nobody's to track. Everything here is the truth: no policy may read
 
 import math
 from array import array
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Literal
@@ -287,8 +287,3 @@ class _Script:
             else:
                 at_s = streams[place] + self._random.uniform(5.0, 120.0)
         return None
-
-
-def stream_position(streams: "array[float]", at_s: float) -> int:
-    """Index of the first boundary at or after ``at_s``: odd while live."""
-    return bisect_left(streams, at_s)

@@ -271,3 +271,10 @@ def test_unknown_channels_in_answers_and_updates_are_ignored() -> None:
     schedule.update("nobody", cluster="aws", verified=True, urgent=True, moved=True, now_s=T0)
     schedule.untrack("nobody")
     assert len(schedule) == 1
+
+
+def test_a_notice_that_the_api_contradicts_is_followed_up_for_longer_than_the_api_lags() -> None:
+    schedule = schedule_of("a", *names(300), verified_at_s=T0 - MINUTE)
+    schedule.update("a", cluster="main", verified=False, urgent=True, moved=False, now_s=T0)
+    asked = [name for name in lookups(drive(schedule, 400)) if name == "a"]
+    assert len(asked) >= 4

@@ -50,7 +50,7 @@ LAG_S = 60.0
 """How long the API goes on telling the old cluster (seconds to minutes): e-folding time assumed."""
 LOOKS_S = (25.0, 75.0, 180.0)
 """Second looks after a channel went live, since the API lags; each if it is worth it."""
-PASSED_LOOKS_S = (30.0, 90.0, 240.0, 900.0, 2_400.0)
+PASSED_LOOKS_S = (30.0, 75.0, 150.0, 300.0, 900.0, 2_400.0)
 """Further looks at a channel between two that moved: its turn is late, or the API's knowledge of it."""
 PASSED_CHANCE, PASSED_FADE = 0.3, 0.7
 """How likely such a channel has moved, and what is left of that after each answer that contradicts it."""
@@ -98,6 +98,7 @@ class LookupSchedule:
         self._repeats: dict[int, tuple[int, float]] = {}
         self._left: dict[int, str | None] = {}
         self._suspects: dict[int, float] = {}
+        self._alarmed: set[int] = set()
         self._live: set[str] = set()
         self._unknown = 0
         self._cursor = settings.seed
@@ -159,7 +160,7 @@ class LookupSchedule:
         if not verified:
             self._mark_unverified(row)
         if urgent:
-            self._put(row, URGENT_WORTH, "notice or doubt", now_s)
+            self._alarm(row, now_s)
         elif not verified and self._questions.bar < UNKNOWN_WORTH:
             self._put(row, UNKNOWN_WORTH, "unverified", now_s)
 
@@ -190,7 +191,7 @@ class LookupSchedule:
         self._mark_unverified(row)
         if urgent:
             self._repeats.pop(row, None)
-            self._put(row, URGENT_WORTH, "notice or doubt", now_s)
+            self._alarm(row, now_s)
         elif row not in self._repeats or self._repeats[row][1] < now_s:
             self._ask_again(row, now_s)
 
@@ -335,7 +336,7 @@ class LookupSchedule:
             now_per_s, soon_per_s = self._habits.starts_per_s(row, now_s)
             parts |= {"streams an hour now": now_per_s * 3_600.0, "streams an hour soon": soon_per_s * 3_600.0}
         if row in self._suspects:
-            parts["chance because neighbours moved"] = self._suspects[row]
+            parts["chance by neighbours and notices"] = self._suspects[row]
         reason, next_s = self._outlook(row, worth, age_s, now_s)
         return Explanation(channel, worth, parts, reason, next_s)
 
@@ -396,6 +397,7 @@ class LookupSchedule:
         self._change_cohort(row, key)
         self._verified_s[row] = now_s
         self._suspects.pop(row, None)
+        self._alarmed.discard(row)
         self._left.pop(row, None)
 
     def _agreed(self, row: int, cluster: str, *, sampled: bool, now_s: float) -> None:
@@ -419,6 +421,7 @@ class LookupSchedule:
     def _mark_verified(self, row: int) -> None:
         self._unknown -= (self._flags[row] & UNVERIFIED) // UNVERIFIED
         self._flags[row] &= ~UNVERIFIED
+        self._alarmed.discard(row)
         self._repeats.pop(row, None)
         self._left.pop(row, None)
 
@@ -463,13 +466,22 @@ class LookupSchedule:
         if not is_void and due.worth > self._questions.bar:
             self._put(row, due.worth, due.reason, now_s)
 
+    def _alarm(self, row: int, now_s: float) -> None:
+        """A notice or a doubt: to the front, and looked at for longer than the API may lag, whatever it says first."""
+        self._alarmed.add(row)
+        self._put(row, URGENT_WORTH, "notice or doubt", now_s)
+        if row not in self._suspects:
+            self._suspects[row] = PASSED_CHANCE
+            self._look_at_passed(row, now_s)
+
     def _ask_again(self, row: int, now_s: float) -> None:
         """The belief is not verified: ask again, later each time."""
         spacing = self._settings.repeat_after_s
         tries = self._repeats[row][0] if row in self._repeats else 0
         due_s = now_s + spacing[min(tries, len(spacing) - 1)]
         self._repeats[row] = (tries + 1, due_s)
-        self._questions.put_later(due_s, row, CONFIRM_WORTH, "unverified")
+        worth = UNKNOWN_WORTH if row in self._alarmed else CONFIRM_WORTH
+        self._questions.put_later(due_s, row, worth, "unverified")
 
     def _retry(self, row: int, due_s: float) -> None:
         flight = self._flying.pop(row)
@@ -592,7 +604,7 @@ class LookupSchedule:
         if self._flags[row] & UNVERIFIED:
             return "not verified yet", now_s
         if row in self._suspects:
-            return "its neighbours moved", now_s + PASSED_LOOKS_S[0]
+            return "its neighbours moved, or a notice was heard", now_s + PASSED_LOOKS_S[0]
         reason = "streams: may have broken off unseen" if self._flags[row] & LIVE else "may go live elsewhere"
         due = max(self._questions.bar, self._scan_worth) / max(worth, 1e-12)
         return reason, now_s + age_s * max(0.0, math.sqrt(due) - 1.0)
