@@ -21,6 +21,7 @@ from serverchange.adapters.postgres.connections import connect, connect_blocking
 from serverchange.adapters.postgres.schema import SchemaError, migrate
 from serverchange.adapters.process import ExitCode, Process, run_process
 from serverchange.adapters.settings import PostgresSettings, Settings
+from serverchange.materializer.comparison import compare_for_ever
 from serverchange.materializer.faust_app import make_app
 from serverchange.materializer.log_matching import LogReader, TopicMissingError
 from serverchange.materializer.outbox import Outbox
@@ -85,6 +86,7 @@ async def _run(settings: Settings, process: Process) -> None:
         for name, work in (
             ("outbox", outbox.run()),
             ("log", watch_log(settings, process, worker)),
+            ("comparison", compare_for_ever(settings, worker, outbox)),
             ("outbox-progress", watch_outbox(settings, process, outbox)),
             ("faust", _run_app(app)),
         )

@@ -31,6 +31,8 @@ class LogEvent(StrEnum):
     LOG_HOLE_PASSED = "log_hole.passed"
     LOG_MISMATCH_FOUND = "log_mismatch.found"
     OUTBOX_PUBLISHED = "outbox.published"
+    OUTBOX_COMPARED = "outbox.compared"
+    OUTBOX_REPAIRED = "outbox.repaired"
     OUTBOX_FENCED = "outbox.fenced"
     PARTITIONS_ASSIGNED = "partitions.assigned"
     PARTITIONS_REVOKED = "partitions.revoked"

@@ -29,6 +29,10 @@ DEAD_LETTERS = Counter("serverchange_dead_letters_total", "Records that could no
 LOG_HOLES = Counter("serverchange_log_holes_total", "Offsets without a record that were passed.")
 LAG = Gauge("serverchange_lag_records", "Records of owned partitions not yet folded.")
 OUTBOX_LAG = Gauge("serverchange_outbox_lag_records", "Changes and dead letters decided and not yet published.")
+OUTBOX_REPAIRS = Counter(
+    "serverchange_outbox_repairs_total",
+    "Channels whose last record on cluster-changes was missing or old, republished.",
+)
 BATCH_SECONDS = Histogram("serverchange_batch_seconds", "Seconds of one fold transaction.", buckets=_SECONDS)
 PARTITIONS_OWNED = Gauge("serverchange_partitions_owned", "Partitions that this process holds.")
 CHANNELS = Gauge("serverchange_channels", "Channels of this process, by set: wanted or confirmed.", ["set"])

@@ -6,7 +6,9 @@ import pytest
 from materializer_world import World, eventually, observed
 
 from serverchange.adapters.kafka.topics import apply_topics
+from serverchange.adapters.postgres.connections import connect
 from serverchange.materializer import copy_topic, rebuild, verify
+from serverchange.materializer.comparison import compare_partition
 
 pytestmark = pytest.mark.slow
 
@@ -105,3 +107,19 @@ def test_verify_tells_a_lost_publication_and_a_wrong_dead_letter(world):
     report = verify.run(world.settings)
     assert [("no dead letter" in fault) for fault in report.faults] == [True]
     assert report.as_json()["ok"] is False
+
+
+async def test_a_record_missing_on_cluster_changes_is_found_and_published_again(world):
+    world.start()
+    fill(world, 6)
+    eventually(lambda: verify.run(world.settings).ok)
+    published = world.published()
+    # A database that knows of more than the topic: as after a broker lost what it had acknowledged.
+    world.database.execute("UPDATE cluster_change SET generation = 2 WHERE channel = 'c4'")
+    world.database.execute("UPDATE log_position SET generation = 2")
+    partition = world.rows("SELECT partition FROM channel_state WHERE channel = 'c4'")[0][0]
+    async with await connect(world.settings.postgres, application="test") as connection:
+        assert await compare_partition(world.settings, connection, partition) == ["c4"]
+        eventually(lambda: len(world.published()) > len(published))
+        assert await compare_partition(world.settings, connection, partition) == []
+    assert [one.order for one in world.published() if one.subject == "c4"][-1] == (2, 3)

@@ -376,6 +376,18 @@ async def load_republications(connection: AsyncConnection, partition: int, limit
     return [_parse_change(row, partition) for row in await cursor.fetchall()]
 
 
+async def load_newest_published(connection: AsyncConnection, partition: int) -> dict[str, tuple[int, int]]:
+    """Return (generation, version) of the newest change of each channel, of those that are surely published."""
+    cursor = await connection.execute(_SQL["load_newest_published"], {"partition": partition})
+    return {channel: (generation, version) for channel, generation, version in await cursor.fetchall()}
+
+
+async def store_republications(connection: AsyncConnection, partition: int, versions: dict[str, int]) -> None:
+    """Ask the outbox to publish that version of each channel once more."""
+    parameters = {"partition": partition, "channels": list(versions), "versions": list(versions.values())}
+    await connection.execute(_SQL["store_republications"], parameters)
+
+
 async def delete_republications(connection: AsyncConnection, partition: int, channels: Sequence[str]) -> None:
     """Forget what was published once more."""
     await connection.execute(_SQL["delete_republications"], {"partition": partition, "channels": list(channels)})

@@ -164,3 +164,16 @@ UPDATE log_position SET published = greatest(published, %(published)s) WHERE par
 SELECT partition, log_offset, reason, sqlstate
 FROM dead_letter
 WHERE topic_id = %(topic_id)s AND sqlstate IS NOT NULL
+
+-- name: load_newest_published
+-- The newest change of each channel of one partition, of those that are surely published.
+SELECT DISTINCT ON (c.channel) c.channel, c.generation, c.version
+FROM cluster_change AS c
+JOIN log_position AS p ON p.partition = c.partition
+WHERE c.partition = %(partition)s AND c.log_offset < p.published
+ORDER BY c.channel, c.version DESC, c.generation DESC
+
+-- name: store_republications
+INSERT INTO republication (channel, partition, version)
+SELECT u.channel, %(partition)s, u.version FROM unnest(%(channels)s::text[], %(versions)s::bigint[]) AS u (channel, version)
+ON CONFLICT (channel) DO UPDATE SET version = excluded.version
