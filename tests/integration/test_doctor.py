@@ -242,6 +242,9 @@ def test_a_token_of_somebody_else_and_a_refused_one_are_found(environment: Envir
     assert other.of("token", "failed") == ["the token belongs to bot_one, not to bot_two"]
     assert refused.of("token", "failed") == ["the platform refuses the token of bot_one"]
     assert CANARY not in refused.said + refused.error
+    broken = Report({**environment, "SERVERCHANGE_RECONNECTOR_TOKEN": f"{CANARY}\nx"})
+    assert broken.of("token", "failed") == ["the platform refuses the token of bot_one"]
+    assert CANARY not in broken.said + broken.error
 
 
 def test_a_token_is_not_sent_in_clear_to_a_host_that_no_setting_names(environment: Environment) -> None:

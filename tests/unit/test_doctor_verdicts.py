@@ -7,14 +7,16 @@ import dataclasses
 import pytest
 
 from serverchange.adapters.kafka.log_identity import Ends, TopicIdentity
+from serverchange.adapters.platform_api import NoInformation, Reason
 from serverchange.adapters.postgres.projection import LogPosition
 from serverchange.adapters.postgres.server_facts import ClockReading, ServerFacts
 from serverchange.adapters.settings import Settings
 from serverchange.cli.doctor.findings import Finding, Verdict
 from serverchange.cli.doctor.kafka_checks import LogFacts, judge_access, judge_copies, judge_version
-from serverchange.cli.doctor.platform_checks import judge_platform_clock, judge_token
+from serverchange.cli.doctor.platform_checks import judge_token
 from serverchange.cli.doctor.postgres_checks import judge_clocks, judge_log, judge_migrations, judge_server
 from serverchange.cli.doctor.settings_checks import check_settings
+from serverchange.platform import TokenAnswer
 from serverchange.tracker.channel_state import RULES_VERSION
 
 SOUND = ServerFacts(180_001, "18.1", False, "UTF8", True, True, "on", True, 100, True, True)
@@ -140,27 +142,21 @@ def test_a_record_appended_in_the_future_tells_of_a_brokers_clock() -> None:
     assert "at least 60.0 s ahead" in verdicts(judge_clocks(ClockReading(0.0, 0.0), 60.0))[1][1]
 
 
-def test_a_platform_clock_counts_beyond_what_an_http_date_can_tell() -> None:
-    date, at = "Thu, 01 Jan 2026 00:00:00 GMT", 1_767_225_600.0
-    assert list(judge_platform_clock(date, at + 4)) == []
-    assert "90 s behind" in only(judge_platform_clock(date, at + 90)).found
-    assert list(judge_platform_clock("yesterday", at)) == list(judge_platform_clock(None, at)) == []
-
-
 @pytest.mark.parametrize(
-    ("status", "body", "verdict"),
+    ("answer", "verdict"),
     [
-        (200, b'{"login":"bot","expires_in":5000000}', Verdict.OK),
-        (200, b'{"login":"bot","expires_in":0}', Verdict.OK),
-        (200, b'{"login":"bot","expires_in":1800}', Verdict.WARNING),
-        (200, b'{"login":"other"}', Verdict.FAILED),
-        (200, b"<html>", Verdict.FAILED),
-        (401, b"", Verdict.FAILED),
-        (503, b"", Verdict.FAILED),
+        (TokenAnswer(login="bot", expires_in=5_000_000), Verdict.OK),
+        (TokenAnswer(login="bot", expires_in=0), Verdict.OK),
+        (TokenAnswer(login="bot", expires_in=1_800), Verdict.WARNING),
+        (TokenAnswer(login="other"), Verdict.FAILED),
+        (NoInformation(Reason.UNAUTHORIZED, "status 401"), Verdict.FAILED),
+        (NoInformation(Reason.SERVER_ERROR, "status 503"), Verdict.FAILED),
     ],
 )
-def test_a_token_is_good_only_where_the_platform_names_its_account(status: int, body: bytes, verdict: Verdict) -> None:
-    assert only([judge_token(status, body, account="bot")]).verdict is verdict
+def test_a_token_is_good_only_where_the_platform_names_its_account(
+    answer: TokenAnswer | NoInformation, verdict: Verdict
+) -> None:
+    assert only([judge_token(answer, account="bot")]).verdict is verdict
 
 
 @pytest.mark.parametrize(
