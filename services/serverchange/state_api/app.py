@@ -80,7 +80,10 @@ def create_app(settings: Settings, *, readiness: Readiness | None = None) -> Fas
                     task.cancel()
                 await asyncio.gather(*keeping, publisher.close(), records.close(), return_exceptions=True)
 
-    app = FastAPI(title="serverchange", version="1", description=DESCRIPTION, lifespan=lifespan)
+    # FastAPI's own pages of the document load scripts from elsewhere.
+    app = FastAPI(
+        title="serverchange", version="1", description=DESCRIPTION, lifespan=lifespan, docs_url=None, redoc_url=None
+    )
     app.state.overview = Overview()
     app.state.recent_moves = RecentMoves()
     app.state.stream_slots = StreamSlots(settings.api.streams_max)

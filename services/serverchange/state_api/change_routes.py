@@ -43,6 +43,7 @@ PORTION: Final = 200
 FILTER_VALUES_MAX: Final = 100
 SNAPSHOT: Final = "/channels"
 ENDS_TIMEOUT_S: Final = 3.0
+RING_TIMEOUT_S: Final = 3.0
 RETRY_MS: Final = 1_000
 
 
@@ -81,9 +82,7 @@ async def get_changes(
     wanted = ChangeFilter(frozenset(channel), frozenset(label), frozenset(cluster))
     given = last_event_id or since
     position = _position(given) if given else None
-    ring = parts.feed.ring
-    if ring is None:
-        raise unavailable("the changes were not read from Kafka yet; try again")
+    ring = await _started_ring(parts.feed)
     verdict = None if position is None else await _judge(position, ring, parts.board)
     stream = _Stream(parts.feed, request.app.state.catch_up, wanted)
     slots: StreamSlots = request.app.state.stream_slots
@@ -124,6 +123,16 @@ class StreamSlots:
             metrics.API_STREAMS.set(self._open)
 
 
+async def _started_ring(feed: ChangeFeed) -> ChangeRing:
+    """Return the ring; a process that has just started is given a moment, so that those who come back find it."""
+    deadline_s = time.monotonic() + RING_TIMEOUT_S
+    while feed.ring is None and not feed.closed and (left_s := deadline_s - time.monotonic()) > 0:
+        await feed.wait(left_s)
+    if feed.ring is None:
+        raise unavailable("the changes were not read from Kafka yet; try again")
+    return feed.ring
+
+
 def _position(text: str) -> ChangePosition:
     try:
         return parse_change_id(text)
@@ -143,7 +152,7 @@ async def _judge(position: ChangePosition, ring: ChangeRing, board: FreshnessBoa
         # Another API may have been ahead of this one: only an answer from now on can call it past the end.
         ends = await board.ends_asked_after(time.monotonic(), ENDS_TIMEOUT_S)
     else:
-        ends = board.last_ends
+        ends = board.last_ends or await board.ends_asked_after(float("-inf"), ENDS_TIMEOUT_S)
     if ends is None:
         raise unavailable("Kafka does not answer, and only it could tell what came after that id; try again")
     reason = why_lost(
