@@ -38,6 +38,7 @@ async def test_three_processes_together_keep_to_one_budget(postgres: PostgresSet
 
 
 async def test_a_spent_budget_survives_the_process_that_spent_it(postgres: PostgresSettings) -> None:
+    """Chatterino2 3107, trihard-kkona 6: after the server had cut the link, all was joined again at once."""
     async with budget(postgres, "first").running() as purse:
         for _ in range(20):
             assert await purse.take(Kind.LOGIN, 1) == 1

@@ -13,11 +13,15 @@ import pytest
 from pydantic import SecretStr
 
 from serverchange.adapters.hosts import HostRules
+from serverchange.adapters.kafka.publisher import EventPublisher
 from serverchange.adapters.link_fleet import FleetRules, LinkFleet
 from serverchange.adapters.links import LinkRules, Login
 from serverchange.adapters.server_directory import ServerDirectory
+from serverchange.adapters.settings import KafkaSettings
 from serverchange.events import Channel, Cluster, DoubtReason
+from serverchange.reconnector.chat_writer import ChatWriter
 from serverchange.simulator.faults import ClosedBeforeWelcome, Faults, JoinSwallowed
+from serverchange.simulator.ledger import EntryKind
 from serverchange.simulator.settings import SimulatorSettings
 from serverchange.simulator.simulator import Simulator
 from serverchange.tracker.budget import Kind
@@ -51,6 +55,37 @@ class FreeBudget:
         self.outstanding[kind] -= count
 
 
+class CuttingBudget(FreeBudget):
+    """Grants a few JOINs at a time; once the server has read them, `cut` is called, and only then come more."""
+
+    def __init__(self, portion: int) -> None:
+        super().__init__()
+        self.cut: Callable[[], None] | None = None
+        self._portion = portion
+        self._turn = asyncio.Event()
+        self._turn.set()
+
+    async def take(self, kind: Kind, wanted: int) -> int:
+        if kind is not Kind.JOIN:
+            return await super().take(kind, wanted)
+        await self._turn.wait()
+        self._turn.clear()
+        return await super().take(kind, min(wanted, self._portion))
+
+    def sent(self, kind: Kind, count: int) -> None:
+        super().sent(kind, count)
+        if kind is Kind.JOIN and count:
+            asyncio.get_running_loop().call_later(0.2, self._end_turn)
+        elif kind is Kind.JOIN:
+            self._turn.set()
+
+    def _end_turn(self) -> None:
+        if self.cut is not None:
+            self.cut()
+        # The next JOINs are for the next link, not for one whose end we have not read yet.
+        asyncio.get_running_loop().call_later(0.2, self._turn.set)
+
+
 @dataclass
 class Hearer:
     """Remembers what the fleet tells, and wakes whoever waits for it."""
@@ -60,10 +95,13 @@ class Hearer:
     doubts: list[tuple[Channel, DoubtReason]] = field(default_factory=list)
     confirmed: list[Channel] = field(default_factory=list)
     records: list[tuple[Channel, Record]] = field(default_factory=list)
+    pass_on: Callable[[Channel, bytes, Cluster], None] | None = None
     heard: asyncio.Event = field(default_factory=asyncio.Event)
 
     def line_received(self, channel: Channel, raw: bytes, cluster: Cluster) -> None:
         self.lines.append((channel, raw, cluster))
+        if self.pass_on is not None:
+            self.pass_on(channel, raw, cluster)
         self.heard.set()
 
     def notice_heard(
@@ -102,6 +140,7 @@ class Scene:
     fleet: LinkFleet
     hearer: Hearer
     budget: FreeBudget
+    directory: ServerDirectory
     orders: dict[Channel, int] = field(default_factory=dict)
 
     def want(self, channel: Channel, cluster: Cluster) -> None:
@@ -112,6 +151,9 @@ class Scene:
         for channel in channels:
             self.want(channel, cluster)
         await self.hearer.until(lambda: set(channels) <= set(self.hearer.confirmed))
+
+    def unconfirmed(self) -> set[Channel]:
+        return {channel for channel in self.orders if not self.fleet.is_confirmed(channel)}
 
     def joined(self, channel: Channel) -> list[Cluster]:
         """Where the platform has our account in `channel`."""
@@ -126,7 +168,12 @@ class Scene:
 
 @asynccontextmanager
 async def scene(
-    *, channels_per_link: int = 90, overlap_s: float = 0.5, confirm_timeout_s: float = 1.0, **changes: object
+    *,
+    channels_per_link: int = 90,
+    overlap_s: float = 0.5,
+    confirm_timeout_s: float = 1.0,
+    budget: FreeBudget | None = None,
+    **changes: object,
 ) -> AsyncIterator[Scene]:
     quiet = {
         "channels": len(CHANNELS),
@@ -142,17 +189,18 @@ async def scene(
         rules = HostRules(("127.0.0.1",), (ip_network("127.0.0.0/8"),), frozenset({"127.0.0.1"}))
         seeds = {name: (addresses.plain,) for name, addresses in simulator.addresses.clusters.items()}
         account = simulator.settings.accounts[0]
-        hearer, budget = Hearer(), FreeBudget()
+        hearer, purse = Hearer(), budget or FreeBudget()
+        directory = ServerDirectory(rules, "plain", seeds)
         limits = HandoverLimits(overlap_s=overlap_s, confirm_timeout_s=confirm_timeout_s, tries_max=3, pause_s=60)
         async with LinkFleet(
             FleetRules(channels_per_link, limits),
             link_rules=LinkRules(rules, "plain"),
             login=lambda: Login(account.login, SecretStr(account.token.get_secret_value())),
-            servers=ServerDirectory(rules, "plain", seeds),
-            budget=budget,
+            servers=directory,
+            budget=purse,
             hearer=hearer,
         ) as fleet:
-            yield Scene(simulator, fleet, hearer, budget)
+            yield Scene(simulator, fleet, hearer, purse, directory)
 
 
 async def test_channels_are_joined_and_their_lines_come() -> None:
@@ -188,6 +236,7 @@ async def test_a_move_joins_first_and_parts_last_and_loses_nothing() -> None:
 
 
 async def test_a_swallowed_join_goes_to_another_link_and_the_others_stay() -> None:
+    """all-chat 279: listed, logged as joined, and no line for 25 minutes of a live stream."""
     async with scene() as on:
         await on.served(CHANNELS[1:])
         (first,) = on.simulator.links()
@@ -212,6 +261,7 @@ async def test_a_reconnect_loses_and_repeats_no_line() -> None:
 
 
 async def test_three_reconnects_in_a_row_keep_every_channel_wanted_and_bring_it_back() -> None:
+    """TwitchLib.Client 269 and 140: after the second or third reconnect the list of joined channels was empty."""
     async with scene() as on:
         await on.served(CHANNELS)
         for _ in range(3):
@@ -220,6 +270,65 @@ async def test_three_reconnects_in_a_row_keep_every_channel_wanted_and_bring_it_
             await on.hearer.until(lambda ended=ended: len(on.hearer.records) > ended)
         await on.hearer.until(lambda: on.fleet.confirmed_count == len(CHANNELS))
         assert on.fleet.wanted_count == len(CHANNELS)
+
+
+async def test_a_third_reconnect_before_the_first_ones_welcome_keeps_every_channel() -> None:
+    """TwitchLib.Client 269: reconnects that overtake one another."""
+    async with scene() as on:
+        await on.served(CHANNELS)
+        for _ in range(3):
+            on.simulator.reconnect(on.simulator.links(), close_after_s=0.5)
+            links = on.fleet.link_count
+            await on.hearer.until(lambda links=links: on.fleet.link_count > links or not on.unconfirmed())
+        await on.hearer.until(lambda: on.having(Cause.RECONNECT) == set(CHANNELS) and not on.unconfirmed())
+        assert on.fleet.wanted_count == len(CHANNELS)
+
+
+async def test_of_joins_that_end_the_link_none_is_tried_twice_before_each_was_tried_once() -> None:
+    """Chatterino2 3107, trihard-kkona 6: over the limit the server cut, and the same first twenty came again."""
+    async with scene(budget=CuttingBudget(portion=5)) as on:
+        assert isinstance(on.budget, CuttingBudget)
+        on.budget.cut = lambda: on.simulator.drop(on.simulator.links())
+        for channel in CHANNELS:
+            on.want(channel, MAIN)
+        joined = on.simulator.ledger
+        await joined.wait_until(lambda: joined.count(EntryKind.JOINED) >= len(CHANNELS), timeout_s=WAIT_S)
+        first = [entry.channel for entry in joined.find(EntryKind.JOINED)][: len(CHANNELS)]
+        assert set(first) == set(CHANNELS)
+        on.budget.cut = None
+        await on.hearer.until(lambda: not on.unconfirmed())
+
+
+async def test_a_consumer_that_takes_nothing_delays_no_pong() -> None:
+    """tmi.js 484 and 253: busy handlers missed PING, ten minutes of rejoining followed, again and again."""
+    busy = {"lines_per_second": 500, "chat_in_offline_channels": True, "ping_interval_s": 0.2, "pong_timeout_s": 5}
+    async with scene(**busy) as on:
+        nowhere = KafkaSettings(bootstrap_servers="127.0.0.1:1")
+        async with EventPublisher(nowhere, client_id="test") as publisher:
+            chat = ChatWriter(publisher, shard="test")  # its publishing never runs: Kafka takes nothing
+            on.hearer.pass_on = chat.write
+            await on.served(CHANNELS)
+            ledger = on.simulator.ledger
+            await ledger.wait_until(lambda: ledger.count(EntryKind.PONG_RECEIVED) >= 8, timeout_s=WAIT_S)
+            await on.hearer.until(lambda: len(on.hearer.lines) > 100)
+            assert ledger.count(EntryKind.LINK_CLOSED) == 0
+            assert on.fleet.link_count == 1
+
+
+async def test_dead_servers_are_passed_by_then_a_lookup_is_asked_then_new_ones_are_used() -> None:
+    """tatsuworks/gateway 87, PumpItUpScoreTracker 308: a remembered host that was dead, tried for fourteen hours."""
+    dead = "127.0.0.1:1"
+    async with scene() as on:
+        on.directory.learn(MAIN, (dead, on.simulator.addresses.clusters[MAIN].plain), ())
+        await on.served([FORSEN])
+        await on.simulator.change_servers(MAIN, shut=True)
+        on.simulator.drop(on.simulator.links())
+        await on.hearer.until(lambda: (FORSEN, DoubtReason.SERVERS_DEAD) in on.hearer.doubts)
+        await on.simulator.change_servers(MAIN, renew=True)
+        on.directory.learn(MAIN, (dead, on.simulator.addresses.clusters[MAIN].plain), ())
+        on.fleet.servers_changed(MAIN)
+        await on.hearer.until(lambda: on.hearer.confirmed.count(FORSEN) == 2)
+        assert on.budget.taken[Kind.LOGIN] < 20
 
 
 async def test_a_dropped_link_is_joined_again() -> None:
@@ -231,6 +340,7 @@ async def test_a_dropped_link_is_joined_again() -> None:
 
 
 async def test_servers_that_close_before_the_welcome_leave_the_old_side_alone() -> None:
+    """pyTwitchAPI 310 and 319: the new side was refused three times, and what was wanted was forgotten."""
     async with scene() as on:
         await on.served([FORSEN])
         on.simulator.set_faults(Faults(closed_before_welcome=(ClosedBeforeWelcome(cluster=AWS, times=3),)))

@@ -43,6 +43,7 @@ def test_one_id_in_two_channels_is_two_lines():
 
 
 def test_a_line_without_id_is_told_by_its_time_and_target():
+    """justlog 186: a CLEARCHAT that came on two links was logged twice."""
     assert arrivals(LineMemory(), (CLEARCHAT, 1, 0), (CLEARCHAT, 2, 0)) == [True, False]
 
 

@@ -112,11 +112,16 @@ def test_while_the_new_side_is_not_confirmed_the_old_one_stays():
 
 
 def test_the_timeout_starts_when_the_bytes_left():
+    """twitch-js 227: at 150 JOINs and 20 in 10 s the last waits 70 s for its turn, and timed out in the queue."""
     book = served() >> Wanted("aws", (1, 2), 10) << Join(2, "aws", none()) >> JoinSent(2, 2, 500)
     assert next_deadline(book.state, LIMITS) == 510
+    (book >> Tick(509.9)).end(Phase.MOVING)
+    waiting = Playbook() >> Wanted("main", (1, 1), 0) << Join(1, "main", none()) >> Tick(70)
+    assert next_deadline(waiting.end(Phase.SEEKING).state, LIMITS) is None
 
 
 def test_an_unconfirmed_join_is_tried_on_other_links_and_then_alarms():
+    """all-chat 279: a ghost join."""
     book = (
         moving()
         >> Tick(21)
@@ -167,6 +172,7 @@ def test_an_echo_of_a_link_nobody_asked_is_undone():
 
 
 def test_a_confirmation_counts_for_the_link_that_it_names():
+    """Lucky 1395, BCUK-Bot-4 569: a stale "already joined" of a dead link made the new session join nothing."""
     book = (
         Playbook()
         >> Wanted("main", (1, 1), 0)
@@ -268,6 +274,7 @@ def test_a_lost_new_side_leaves_the_old_one_serving():
 
 
 def test_a_new_link_that_fails_three_times_leaves_the_old_side_alone():
+    """pyTwitchAPI 310 and 319."""
     book = moving()
     for number in range(3):
         book = (

@@ -151,6 +151,36 @@ class Shard:
             self.tell(Confirmed((channel,)))
 
 
+def test_a_taker_killed_half_way_leaves_one_owner_a_channel():
+    """discord-cross-hosting 5, discord-hybrid-sharding 62: both answered after a rolling restart, or none."""
+    topic = []
+    giver, taker = Shard("a", topic), Shard("b", topic)
+
+    def both_read():
+        for shard in (giver, taker) * len(topic):
+            shard.read()
+
+    giver.assign()
+    for channel in "xy":
+        giver.join(channel)
+    giver.revoke()
+    taker.assign()
+    both_read()
+    assert giver.joined == {"x", "y"}
+    taker.join("x")
+    both_read()
+    assert (giver.joined, taker.joined) == ({"y"}, {"x"})
+    taker.joined.clear()  # kill -9; the group gives the partition back
+    giver.assign()
+    assert "y" in giver.joined
+    giver.join("x")
+    successor = Shard("b2", topic)
+    for shard in (giver, successor) * len(topic):
+        shard.read()
+    assert giver.holding.held
+    assert (giver.joined, successor.joined) == ({"x", "y"}, set())
+
+
 @pytest.mark.parametrize("seed", range(100))
 def test_whatever_the_group_does_no_channel_is_left_and_in_the_end_one_has_each(seed):
     draw, topic = random.Random(seed), []

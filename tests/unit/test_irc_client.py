@@ -250,6 +250,7 @@ def test_chat_is_forwarded_byte_by_byte():
 @pytest.mark.parametrize(
     "data",
     [
+        # twitchdev/issues 604: a real line of the server, without # and with an empty nick.
         b"@room-id=53888434;tmi-sent-ts=1652206429374 :!@.tmi.twitch.tv CLEARCHAT ogprodigy\r\n",
         b":v!v@v PRIVMSG #other :hi\r\n",
         b":v!v@v PRIVMSG\r\n",
@@ -271,6 +272,7 @@ def test_states_are_told_apart_from_chat():
 
 
 def test_pong_goes_out_before_joins_that_waited_longer():
+    """twitch-js 227, TwitchIO PR 196: one queue for JOIN, PRIVMSG and PONG."""
     dialogue = logged_in()
     dialogue.join([f"channel{number}" for number in range(150)])
     assert dialogue.receive_data(b"PING :tmi.twitch.tv\r\n") == [PingReceived("tmi.twitch.tv")]
@@ -358,6 +360,7 @@ def test_the_end_names_the_channels_that_it_takes_along():
 
 
 def test_an_echo_read_after_the_end_confirms_nothing():
+    """Lucky 1395, BCUK-Bot-4 569."""
     dialogue = asking("a")
     dialogue.receive_eof()
     assert dialogue.receive_data(echo("a") + names("a")) == []
