@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
+import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from kafka.admin import (
 from serverchange.adapters.kafka.clients import make_admin, make_producer
 from serverchange.adapters.kafka.topics import apply_topics, topic_name
 from serverchange.adapters.settings import KafkaSettings, PostgresSettings
+from serverchange.cli import main
 from serverchange.cli.doctor.kafka_checks import check_brokers
 from serverchange.embedded.kafka import SETTINGS_FILE, EmbeddedKafka
 from serverchange.embedded.server import ServerCommand
@@ -81,18 +82,10 @@ def environment(kafka: KafkaSettings, postgres: PostgresSettings, platform: str)
 class Report:
     """What one run of the command said."""
 
-    def __init__(self, environment: Environment) -> None:
-        ended = subprocess.run(
-            [sys.executable, "-P", "-m", "serverchange.cli", "doctor", "--json"],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=TIMEOUT_S,
-            env={"PATH": "/usr/bin:/bin", **environment},
-        )
-        self.code, self.said, self.error = ended.returncode, ended.stdout, ended.stderr
-        assert "Traceback" not in ended.stderr
-        self.findings: list[dict[str, Any]] = json.loads(ended.stdout)["findings"]
+    def __init__(self, code: int, said: str, error: str) -> None:
+        self.code, self.said, self.error = code, said, error
+        assert "Traceback" not in error
+        self.findings: list[dict[str, Any]] = json.loads(said)["findings"]
 
     def of(self, check: str, verdict: str) -> list[str]:
         """Return what was found by a check with a verdict."""
@@ -103,8 +96,32 @@ class Report:
         return "\n".join(one["advice"] for one in self.findings if one["check"] == check)
 
 
-def test_a_sound_fleet_passes_with_0_and_names_what_a_single_broker_cannot_promise(environment: Environment) -> None:
-    report = Report(environment)
+Doctor = Callable[[Environment], Report]
+
+
+@pytest.fixture
+def doctor(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Doctor:
+    """Run the command with nothing but these settings."""
+
+    def run(environment: Environment) -> Report:
+        for name in [name for name in os.environ if name.startswith("SERVERCHANGE_")]:
+            monkeypatch.delenv(name)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, "argv", ["serverchange", "doctor", "--json"])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main.main()
+        code = ended.value.code
+        return Report(code if isinstance(code, int) else 0, *capsys.readouterr())
+
+    return run
+
+
+def test_a_sound_fleet_passes_with_0_and_names_what_a_single_broker_cannot_promise(
+    doctor: Doctor, environment: Environment
+) -> None:
+    report = doctor(environment)
 
     assert [one for one in report.findings if one["verdict"] == "failed"] == []
     assert report.code == 0
@@ -115,7 +132,7 @@ def test_a_sound_fleet_passes_with_0_and_names_what_a_single_broker_cannot_promi
     assert "one broker" in report.of("topics", "warning")[0]
 
 
-def test_every_failure_and_warning_comes_with_advice(environment: Environment) -> None:
+def test_every_failure_and_warning_comes_with_advice(doctor: Doctor, environment: Environment) -> None:
     nothing = {
         **environment,
         "SERVERCHANGE_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
@@ -123,7 +140,7 @@ def test_every_failure_and_warning_comes_with_advice(environment: Environment) -
         "SERVERCHANGE_PLATFORM_API_URL": "http://127.0.0.1:1",
     }
 
-    report = Report(nothing)
+    report = doctor(nothing)
 
     assert report.code == 1
     assert {one["check"] for one in report.findings if one["verdict"] == "failed"} == {
@@ -136,32 +153,32 @@ def test_every_failure_and_warning_comes_with_advice(environment: Environment) -
     assert report.of("topics", "skipped") == ["Kafka does not answer"]
 
 
-def test_settings_that_do_not_load_are_a_finding(environment: Environment) -> None:
-    report = Report({**environment, "SERVERCHANGE_KAFKA_PARTITIONS": "many"})
+def test_settings_that_do_not_load_are_a_finding(doctor: Doctor, environment: Environment) -> None:
+    report = doctor({**environment, "SERVERCHANGE_KAFKA_PARTITIONS": "many"})
 
     assert report.code == 1
     assert "SERVERCHANGE_KAFKA_PARTITIONS" in report.of("settings", "failed")[0]
     assert report.of("postgres", "skipped") == ["the settings do not load"]
 
 
-def test_a_misspelt_setting_is_named_with_the_one_that_was_meant(environment: Environment) -> None:
-    report = Report({**environment, "SERVERCHANGE_KAFFKA_PARTITIONS": "4"})
+def test_a_misspelt_setting_is_named_with_the_one_that_was_meant(doctor: Doctor, environment: Environment) -> None:
+    report = doctor({**environment, "SERVERCHANGE_KAFFKA_PARTITIONS": "4"})
 
     assert "SERVERCHANGE_KAFFKA_PARTITIONS" in report.of("settings", "warning")[0]
     assert "SERVERCHANGE_KAFKA_PARTITIONS" in report.advice("settings")
 
 
-def test_a_secret_file_that_no_setting_reads_is_named(environment: Environment, tmp_path: Path) -> None:
+def test_a_secret_file_that_no_setting_reads_is_named(doctor: Doctor, environment: Environment, tmp_path: Path) -> None:
     (tmp_path / "serverchange_postgres_dns").write_text(CANARY)
 
-    report = Report({**environment, "SERVERCHANGE_SECRETS_DIR": str(tmp_path)})
+    report = doctor({**environment, "SERVERCHANGE_SECRETS_DIR": str(tmp_path)})
 
     assert "serverchange_postgres_dns" in report.of("settings", "warning")[0]
     assert "SERVERCHANGE_POSTGRES_DSN" in report.advice("settings")
     assert CANARY not in report.said + report.error
 
 
-def test_missing_and_differing_topics_are_found(environment: Environment, kafka: KafkaSettings) -> None:
+def test_missing_and_differing_topics_are_found(doctor: Doctor, environment: Environment, kafka: KafkaSettings) -> None:
     log, changes = topic_name(kafka, CHANNEL_EVENTS), topic_name(kafka, CLUSTER_CHANGES)
     admin = make_admin(kafka, client_id="test")
     try:
@@ -171,27 +188,27 @@ def test_missing_and_differing_topics_are_found(environment: Environment, kafka:
     finally:
         admin.close()
 
-    report = Report(environment)
+    report = doctor(environment)
 
     assert report.code == 1
     assert set(report.of("topics", "failed")) == {f"{log} differs in retention.ms", f"{changes} does not exist"}
     assert "serverchange topics apply" in report.advice("topics")
 
 
-def test_another_number_of_partitions_is_found(environment: Environment) -> None:
-    report = Report({**environment, "SERVERCHANGE_KAFKA_PARTITIONS": "5"})
+def test_another_number_of_partitions_is_found(doctor: Doctor, environment: Environment) -> None:
+    report = doctor({**environment, "SERVERCHANGE_KAFKA_PARTITIONS": "5"})
 
     assert "topics copy" in report.of("topics", "failed")[0]
 
 
 def test_a_database_without_tables_is_told_how_to_get_them(
-    environment: Environment, postgres: PostgresSettings
+    doctor: Doctor, environment: Environment, postgres: PostgresSettings
 ) -> None:
     with psycopg.connect(postgres.dsn.get_secret_value(), autocommit=True) as connection:
         connection.execute("DROP SCHEMA public CASCADE")
         connection.execute("CREATE SCHEMA public")
 
-    report = Report(environment)
+    report = doctor(environment)
 
     assert report.code == 1
     assert "0001" in report.of("migrations", "failed")[0]
@@ -199,63 +216,71 @@ def test_a_database_without_tables_is_told_how_to_get_them(
     assert report.of("log", "skipped") == ["there are no tables yet"]
 
 
-def test_tables_of_a_newer_release_are_found(environment: Environment, postgres: PostgresSettings) -> None:
+def test_tables_of_a_newer_release_are_found(
+    doctor: Doctor, environment: Environment, postgres: PostgresSettings
+) -> None:
     with psycopg.connect(postgres.dsn.get_secret_value(), autocommit=True) as connection:
         connection.execute("INSERT INTO schema_migration (number, name) VALUES (9999, 'of tomorrow')")
 
-    report = Report(environment)
+    report = doctor(environment)
 
     assert "9999" in report.of("migrations", "failed")[0]
     assert "upgrade" in report.advice("migrations")
 
 
-def test_tables_folded_from_another_log_are_found(environment: Environment, postgres: PostgresSettings) -> None:
+def test_tables_folded_from_another_log_are_found(
+    doctor: Doctor, environment: Environment, postgres: PostgresSettings
+) -> None:
     with psycopg.connect(postgres.dsn.get_secret_value(), autocommit=True) as connection:
         connection.execute(
             "INSERT INTO log_position (partition, topic_id, position, appended_ms, rules_version, generation)"
             " VALUES (0, 'of-yesterday', 7, 0, 1, 1)"
         )
 
-    report = Report(environment)
+    report = doctor(environment)
 
     assert "of-yesterday" in report.of("log", "failed")[0]
     assert "rebuild" in report.advice("log")
 
 
-def test_the_newest_record_tells_that_no_brokers_clock_is_ahead(kafka: KafkaSettings, environment: Environment) -> None:
+def test_the_newest_record_tells_that_no_brokers_clock_is_ahead(
+    doctor: Doctor, kafka: KafkaSettings, environment: Environment
+) -> None:
     producer = make_producer(kafka, client_id="test")
     try:
         producer.send(topic_name(kafka, CHANNEL_EVENTS), key=b"forsen", value=b"{}").get(timeout=30)
     finally:
         producer.close()
 
-    report = Report(environment)
+    report = doctor(environment)
 
     assert report.of("clocks", "warning") == []
     assert len(report.of("clocks", "ok")) == 2
 
 
-def test_a_token_of_somebody_else_and_a_refused_one_are_found(environment: Environment) -> None:
-    other = Report({**environment, "SERVERCHANGE_RECONNECTOR_ACCOUNT": "bot_two"})
-    refused = Report({**environment, "SERVERCHANGE_RECONNECTOR_TOKEN": CANARY})
+def test_a_token_of_somebody_else_and_a_refused_one_are_found(doctor: Doctor, environment: Environment) -> None:
+    other = doctor({**environment, "SERVERCHANGE_RECONNECTOR_ACCOUNT": "bot_two"})
+    refused = doctor({**environment, "SERVERCHANGE_RECONNECTOR_TOKEN": CANARY})
 
     assert other.of("token", "failed") == ["the token belongs to bot_one, not to bot_two"]
     assert refused.of("token", "failed") == ["the platform refuses the token of bot_one"]
     assert CANARY not in refused.said + refused.error
-    broken = Report({**environment, "SERVERCHANGE_RECONNECTOR_TOKEN": f"{CANARY}\nx"})
+    broken = doctor({**environment, "SERVERCHANGE_RECONNECTOR_TOKEN": f"{CANARY}\nx"})
     assert broken.of("token", "failed") == ["the platform refuses the token of bot_one"]
     assert CANARY not in broken.said + broken.error
 
 
-def test_a_token_is_not_sent_in_clear_to_a_host_that_no_setting_names(environment: Environment) -> None:
-    report = Report({**environment, "SERVERCHANGE_PLATFORM_PLAINTEXT_TOKEN_HOSTS": "[]"})
+def test_a_token_is_not_sent_in_clear_to_a_host_that_no_setting_names(doctor: Doctor, environment: Environment) -> None:
+    report = doctor({**environment, "SERVERCHANGE_PLATFORM_PLAINTEXT_TOKEN_HOSTS": "[]"})
 
     assert report.of("token", "failed")[0].startswith("not sent")
 
 
-def test_no_secret_is_repeated_from_a_connection_string_that_cannot_be_read(environment: Environment) -> None:
+def test_no_secret_is_repeated_from_a_connection_string_that_cannot_be_read(
+    doctor: Doctor, environment: Environment
+) -> None:
     for dsn in (CANARY, f"host=127.0.0.1 port=1 passwort={CANARY}", f"postgresql://me:{CANARY}@127.0.0.1:1/none"):
-        report = Report({**environment, "SERVERCHANGE_POSTGRES_DSN": dsn})
+        report = doctor({**environment, "SERVERCHANGE_POSTGRES_DSN": dsn})
 
         assert report.of("postgres", "failed")
         assert CANARY not in report.said + report.error
