@@ -32,7 +32,7 @@ from serverchange.adapters.settings import Settings
 from serverchange.events import Channel, ChannelDoubted, ClusterObserved, ServerChangeReceived
 from serverchange.poller.bell import Bell
 from serverchange.poller.live_board import LiveBoard
-from serverchange.poller.loading import LoadedPartition, LogMismatchError, load_partition
+from serverchange.poller.loading import LoadedPartition, RefusedPartition, load_partitions
 from serverchange.poller.platform_clock import PlatformClock
 from serverchange.poller.share import Share, Update, may_be_asked
 from serverchange.topics import CHANNEL_EVENTS
@@ -87,7 +87,7 @@ class Following:
         self._client_id = f"poller-{settings.process.name}"
         self._events: asyncio.Queue[_Event] = asyncio.Queue()
         self._tickets = count(1)
-        self._loading: dict[int, tuple[int, asyncio.Task[None]]] = {}
+        self._loading: dict[int, int] = {}
         self._loads: dict[int, LoadedPartition] = {}
         self._moved = asyncio.Condition()
         loop = asyncio.get_running_loop()
@@ -123,6 +123,7 @@ class Following:
         match event:
             case Assigned(partitions):
                 self._load(partitions, loads)
+                _log.info(LogEvent.PARTITIONS_ASSIGNED, partitions=sorted(partitions))
             case Revoked(partitions):
                 self._forget(partitions)
             case _Loaded(ticket, loaded):
@@ -158,36 +159,38 @@ class Following:
             self._readiness.wait_for("kafka", event.reason)
 
     def _load(self, partitions: frozenset[int], loads: asyncio.TaskGroup, *, after_s: float = 0.0) -> None:
-        for partition in partitions:
-            self._stop_loading(partition)
-            ticket = next(self._tickets)
-            self._loading[partition] = ticket, loads.create_task(self._load_one(partition, ticket, after_s))
-        _log.info(LogEvent.PARTITIONS_ASSIGNED, partitions=sorted(partitions))
+        tickets = {partition: next(self._tickets) for partition in sorted(partitions)}
+        self._loading |= tickets
+        loads.create_task(self._load_all(tickets, after_s))
 
-    async def _load_one(self, partition: int, ticket: int, after_s: float) -> None:
-        """Load one partition, however long it takes, and hand it to the task that owns the share."""
+    async def _load_all(self, tickets: dict[int, int], after_s: float) -> None:
+        """Load partitions, however long it takes, and hand each to the task that owns the share.
+
+        Those that were revoked meanwhile are passed; their tickets are no longer the ones waited for.
+        """
         await asyncio.sleep(after_s)
-        while True:
+        done: set[int] = set()
+        while left := [
+            part for part, ticket in tickets.items() if self._loading.get(part) == ticket and part not in done
+        ]:
             try:
-                loaded = await load_partition(self._settings, partition, client_id=self._client_id)
+                async for loaded in load_partitions(self._settings, left, client_id=self._client_id):
+                    if isinstance(loaded, RefusedPartition):
+                        self._readiness.wait_for(_log_part(loaded.partition), loaded.reason)
+                        continue
+                    done.add(loaded.partition)
+                    self._events.put_nowait(_Loaded(tickets[loaded.partition], loaded))
+                self._readiness.found("postgres")
+                if done.issuperset(left):
+                    return
             except psycopg.Error as error:
                 self._readiness.wait_for("postgres", f"loading: {type(error).__name__}: {error}")
-            except LogMismatchError as error:
-                self._readiness.wait_for(_log_part(partition), str(error))
             except (KafkaError, OSError) as error:
                 self._readiness.wait_for("kafka", f"loading: {type(error).__name__}: {error}")
-            else:
-                self._readiness.found("postgres")
-                self._events.put_nowait(_Loaded(ticket, loaded))
-                return
             await asyncio.sleep(random.uniform(*RELOAD_S))  # noqa: S311  (jitter, no secret)
 
-    def _stop_loading(self, partition: int) -> None:
-        if (running := self._loading.pop(partition, None)) is not None:
-            running[1].cancel()
-
     def _take(self, ticket: int, loaded: LoadedPartition) -> None:
-        if self._loading.get(loaded.partition, (0, None))[0] != ticket:
+        if self._loading.get(loaded.partition) != ticket:
             return  # revoked while it was on its way
         del self._loading[loaded.partition]
         self._share.take(loaded.partition, ticket, loaded.position, loaded.states)
@@ -243,7 +246,7 @@ class Following:
 
     def _forget(self, partitions: frozenset[int]) -> None:
         for partition in partitions:
-            self._stop_loading(partition)
+            self._loading.pop(partition, None)
             self._loads.pop(partition, None)
             channels: frozenset[Channel] = self._share.forget(partition)
             self._board.forget(channels)

@@ -56,33 +56,36 @@ class LiveBoard:
             (self._live.add if live else self._live.discard)(channel)
 
 
-def read_live(settings: KafkaSettings, partition: int, *, client_id: str) -> frozenset[Channel]:
-    """Return the channels that one partition of `channel-live` says are live. Blocks; run it on a thread.
+def read_live(settings: KafkaSettings, partitions: Collection[int], *, client_id: str) -> dict[int, frozenset[Channel]]:
+    """Return the channels that these partitions of `channel-live` say are live. Blocks; run it on a thread.
 
     The topic has the same number of partitions as `channel-events` and the same key, hence the same channels.
 
     Raises:
         kafka.errors.KafkaError: no broker answered, or not within `READ_TIMEOUT_S`.
     """
+    topic = topic_name(settings, CHANNEL_LIVE)
     consumer = make_consumer(settings, client_id=client_id, group=None)
     try:
-        return _read(consumer, TopicPartition(topic_name(settings, CHANNEL_LIVE), partition))
+        return _read(consumer, [TopicPartition(topic, partition) for partition in partitions])
     finally:
         consumer.close(autocommit=False, timeout_ms=1_000)
 
 
-def _read(consumer: Any, place: TopicPartition) -> frozenset[Channel]:
+def _read(consumer: Any, places: Sequence[TopicPartition]) -> dict[int, frozenset[Channel]]:
     deadline_s = time.monotonic() + READ_TIMEOUT_S
-    consumer.assign([place])
-    end = consumer.end_offsets([place], timeout_ms=round(READ_TIMEOUT_S * 1000))[place]
-    consumer.seek_to_beginning(place)
-    live: dict[Channel, bool] = {}
-    while (consumer.position(place, timeout_ms=round(READ_TIMEOUT_S * 1000)) or 0) < end:
+    timeout_ms = round(READ_TIMEOUT_S * 1000)
+    consumer.assign(places)
+    ends = consumer.end_offsets(places, timeout_ms=timeout_ms)
+    consumer.seek_to_beginning(*places)
+    live: dict[int, dict[Channel, bool]] = {place.partition: {} for place in places}
+    while any((consumer.position(place, timeout_ms=timeout_ms) or 0) < end for place, end in ends.items()):
         if time.monotonic() > deadline_s:
-            raise KafkaTimeoutError(f"{place.topic}/{place.partition} was not read within {READ_TIMEOUT_S:.0f} s")
-        for record in consumer.poll(timeout_ms=_POLL_MS).get(place, []):
-            _note_record(live, record)
-    return frozenset(channel for channel, is_live in live.items() if is_live)
+            raise KafkaTimeoutError(f"{places[0].topic} was not read within {READ_TIMEOUT_S:.0f} s")
+        for place, records in consumer.poll(timeout_ms=_POLL_MS).items():
+            for record in records:
+                _note_record(live[place.partition], record)
+    return {partition: frozenset(name for name, said in told.items() if said) for partition, told in live.items()}
 
 
 def _note_record(live: dict[Channel, bool], record: Any) -> None:

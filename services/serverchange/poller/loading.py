@@ -1,8 +1,9 @@
-"""Loads one partition at an assignment: its channels and the log position they stand at, in one snapshot."""
+"""Loads partitions at an assignment: their channels and the log position they stand at, as of one instant each."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -12,7 +13,7 @@ from serverchange.adapters.kafka.clients import make_admin
 from serverchange.adapters.kafka.topics import topic_name
 from serverchange.adapters.postgres.connections import connect
 from serverchange.adapters.postgres.freshness import load_freshness
-from serverchange.adapters.postgres.projection import load_states
+from serverchange.adapters.postgres.projection import LogPosition, load_states
 from serverchange.adapters.settings import Settings
 from serverchange.events import Channel
 from serverchange.poller.live_board import read_live
@@ -21,10 +22,6 @@ from serverchange.tracker.channel_state import RULES_VERSION, ChannelState
 
 LOAD_TIMEOUT_S = 120.0
 """Of one statement: a partition of a million channels takes about 10 s."""
-
-
-class LogMismatchError(Exception):
-    """The tables are not a fold of this log by these rules; the message says what an operator must do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,33 +35,51 @@ class LoadedPartition:
     live: frozenset[Channel]
 
 
-async def load_partition(settings: Settings, partition: int, *, client_id: str) -> LoadedPartition:
-    """Load `partition` from PostgreSQL, and who is live from Kafka. A partition that nobody folded begins at 0.
+@dataclass(frozen=True, slots=True)
+class RefusedPartition:
+    """The tables are not a fold of this log by these rules; the reason says what an operator must do."""
+
+    partition: int
+    reason: str
+
+
+async def load_partitions(
+    settings: Settings, partitions: Sequence[int], *, client_id: str
+) -> AsyncIterator[LoadedPartition | RefusedPartition]:
+    """Yield the partitions one by one: from PostgreSQL over one connection, and who is live from Kafka.
+
+    Each is one snapshot of its channels and its position. A partition that nobody folded begins at offset 0.
 
     Raises:
         psycopg.Error: PostgreSQL is away, or not migrated.
         kafka.errors.KafkaError: Kafka is away.
-        LogMismatchError: the tables were made from another topic or by other rules.
     """
     identity = await asyncio.to_thread(topic_id, settings, client_id)
     application = f"{client_id}-load"
+    live = await asyncio.to_thread(read_live, settings.kafka, partitions, client_id=application)
     async with await connect(
         settings.postgres, application=application, statement_timeout_s=LOAD_TIMEOUT_S
     ) as connection:
-        states, positions = await load_states(connection, [partition])
-        verified_at = await load_freshness(connection, partition)
-    found = positions.get(partition)
-    if found is not None and found.position > 0:
-        if found.topic_id != identity:
-            raise LogMismatchError(
-                f"the tables were folded from topic {found.topic_id}, the log is {identity}: see the materializer"
-            )
-        if found.rules_version != RULES_VERSION:
-            raise LogMismatchError(
-                f"the tables were made by rules {found.rules_version}, these are {RULES_VERSION}: serverchange rebuild"
-            )
-    live = await asyncio.to_thread(read_live, settings.kafka, partition, client_id=application)
-    return LoadedPartition(partition, 0 if found is None else found.position, tuple(states), verified_at, live)
+        for partition in partitions:
+            states, positions = await load_states(connection, [partition])
+            verified_at = await load_freshness(connection, partition)
+            found = positions.get(partition)
+            reason = None if found is None else _mismatch(found, identity)
+            if reason is not None:
+                yield RefusedPartition(partition, reason)
+                continue
+            position = 0 if found is None else found.position
+            yield LoadedPartition(partition, position, tuple(states), verified_at, live[partition])
+
+
+def _mismatch(found: LogPosition, identity: str) -> str | None:
+    if found.position == 0:
+        return None
+    if found.topic_id != identity:
+        return f"the tables were folded from topic {found.topic_id}, the log is {identity}: see the materializer"
+    if found.rules_version != RULES_VERSION:
+        return f"the tables were made by rules {found.rules_version}, these are {RULES_VERSION}: serverchange rebuild"
+    return None
 
 
 def topic_id(settings: Settings, client_id: str) -> str:

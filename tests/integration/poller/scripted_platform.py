@@ -66,7 +66,7 @@ class ScriptedPlatform:
                 await writer.drain()
                 async with self.asked:
                     self.asked.notify_all()
-        except (ConnectionError, asyncio.IncompleteReadError):
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
             writer.close()
