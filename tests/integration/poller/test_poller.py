@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from poller_fleet import (
     DEADLINE_S,
     attributes,
@@ -20,6 +21,7 @@ from poller_fleet import (
     tracked,
     with_platform,
 )
+from psycopg import sql
 from scripted_platform import Answer, scripted_platform
 
 from serverchange.adapters.kafka.log_identity import home_partition
@@ -248,6 +250,28 @@ async def test_a_log_that_does_not_hold_the_position_is_refused(settings: Settin
             partition = home_partition(b"forsen", settings.kafka.partitions)
             missing = await until(process, lambda missing: f"log/{partition}" in missing)
             assert "the topic holds 0 to 0" in missing[f"log/{partition}"]
+        assert platform.lookups == []
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "reason"),
+    [
+        ("topic_id", "another", "the tables were folded from topic another"),
+        ("rules_version", 0, "serverchange rebuild"),
+    ],
+)
+async def test_tables_of_another_log_or_other_rules_are_refused(
+    settings: Settings, column: str, value: object, reason: str
+) -> None:
+    await store_projection(settings, settled(Channel("forsen"), "main", verified=False), position=1)
+    partition = home_partition(b"forsen", settings.kafka.partitions)
+    async with await connect(settings.postgres, application="test") as connection:
+        update = sql.SQL("UPDATE log_position SET {} = %s").format(sql.Identifier(column))
+        await connection.execute(update, [value])
+    async with scripted_platform(clusters={"forsen": "aws"}) as platform:
+        async with running_poller(with_platform(settings, platform.url)) as process:
+            missing = await until(process, lambda missing: f"log/{partition}" in missing)
+            assert reason in missing[f"log/{partition}"]
         assert platform.lookups == []
 
 
