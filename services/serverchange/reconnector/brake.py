@@ -34,7 +34,8 @@ async def follow_brake(settings: Settings, shard: Shard) -> None:
             async with await connect(
                 settings.postgres, application="reconnector brake", statement_timeout_s=STATEMENT_TIMEOUT_S
             ) as connection:
-                away = False
+                shard.fleet.set_held(held=await load_brake(connection) is not None)
+                away = False  # only now: an older schema lets us connect and has no brake
                 await _follow(connection, settings, shard)
         except psycopg.Error as error:
             if not away:
@@ -47,11 +48,11 @@ async def _follow(connection: AsyncConnection, settings: Settings, shard: Shard)
     loop = asyncio.get_running_loop()
     report_at = loop.time()
     while True:
-        shard.fleet.set_held(held=await load_brake(connection) is not None)
         if loop.time() >= report_at:
             report_at = loop.time() + REPORT_INTERVAL_S
             await report_shard(connection, report_of(settings, shard))
         await asyncio.sleep(BRAKE_INTERVAL_S)
+        shard.fleet.set_held(held=await load_brake(connection) is not None)
 
 
 def report_of(settings: Settings, shard: Shard) -> ShardReport:

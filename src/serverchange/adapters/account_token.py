@@ -83,14 +83,13 @@ class AccountToken:
     async def running(self) -> AsyncIterator[AccountToken]:
         """Check the token while inside."""
         self._readiness.wait_for(PART, "the token has not been checked yet")
-        async with PlatformApi(self._platform, connections_max=1, carries_token=True) as api:
-            checking = asyncio.get_running_loop().create_task(self._keep_checking(api), name="checks the token")
-            try:
-                yield self
-            finally:
-                checking.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await checking
+        async with (
+            PlatformApi(self._platform, connections_max=1, carries_token=True) as api,
+            asyncio.TaskGroup() as tasks,  # a bug in the check ends the process: nobody would notice otherwise
+        ):
+            checking = tasks.create_task(self._keep_checking(api), name="checks the token")
+            yield self
+            checking.cancel()
 
     def login(self) -> Login:
         """Return the login of the next link, with the newest token."""
