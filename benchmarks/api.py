@@ -36,9 +36,10 @@ import psycopg
 from kafka import KafkaConsumer, TopicPartition
 
 from serverchange.adapters.kafka.topics import apply_topics, topic_name
+from serverchange.adapters.logs import configure_logs
 from serverchange.adapters.postgres.array_literals import text_array
 from serverchange.adapters.postgres.schema import migrate
-from serverchange.adapters.settings import KafkaSettings
+from serverchange.adapters.settings import KafkaSettings, ProcessSettings
 from serverchange.client import ChannelMap
 from serverchange.embedded.stack import EmbeddedStack
 from serverchange.events import KAFKA_HEADERS, ChangedData, ChangeKind, Channel, Cluster, ClusterChanged, change_id
@@ -88,6 +89,7 @@ class Report:
 def main(argv: Sequence[str]) -> None:
     """Run the benchmark and print what it found."""
     arguments = _parser().parse_args(argv)
+    configure_logs(ProcessSettings(log_level="warning"), service="bench")  # to standard error: the output is the report
     with tempfile.TemporaryDirectory() as folder, EmbeddedStack(Path(folder), progress=_say) as stack:
         report = _measure(arguments, stack)
     if arguments.json:

@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import Annotated, Final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic.config import JsonDict
 
 from serverchange.events import (
     AccountField,
@@ -166,8 +167,30 @@ class ChannelView(_View):
     evidence: tuple[str, ...] = Field(description="Ids of the events behind the present belief.")
 
 
+_FRESH_EXAMPLE: Final[JsonDict] = {"as_of": "2016-02-14T12:03:41.912Z", "behind_records": 0}
+_CHANNEL_EXAMPLE: Final[JsonDict] = {
+    "channel": "forsen",
+    "status": "settled",
+    "cluster": "aws",
+    "previous": "main",
+    "verified": True,
+    "verified_at": "2016-02-14T12:01:07.020Z",
+    "since": "2016-02-14T11:58:20.114Z",
+    "version": 4,
+    "kind": "chat",
+    "labels": ["partner"],
+    "services": ["my-bot"],
+    "pinned": None,
+    "room_id": "22484632",
+    "flapping": False,
+    "evidence": ["0152e0c1-8694-739b-aea5-966c26f8ad90"],
+}
+
+
 class ChannelAnswer(ChannelView, Freshness):
     """`GET /channels/{name}`."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{**_CHANNEL_EXAMPLE, **_FRESH_EXAMPLE}]})
 
 
 class ChannelAtAnswer(Freshness):
@@ -192,12 +215,20 @@ class LookupRequest(_Request):
 class LookupAnswer(Freshness):
     """Those asked for that are known, in no particular order, and the names that nobody ever tracked."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"channels": [_CHANNEL_EXAMPLE], "unknown": ["nobody"], **_FRESH_EXAMPLE}]}
+    )
+
     channels: tuple[ChannelView, ...]
     unknown: tuple[ChannelField, ...]
 
 
 class ChannelsPage(Freshness):
     """`GET /channels`, in order of name."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"channels": [_CHANNEL_EXAMPLE], "cursor": "forsen", **_FRESH_EXAMPLE}]}
+    )
 
     channels: tuple[ChannelView, ...]
     cursor: str | None = Field(description="Ask for the next page with `?cursor=`; null: this was the last.")

@@ -6,17 +6,19 @@ import hashlib
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from pydantic import BaseModel
 
 from serverchange.adapters.postgres.state import Count, Progress
 from serverchange.adapters.settings import SettingsError
 from serverchange.client.change_log import why_lost
+from serverchange.state_api.app import openapi_document
 from serverchange.state_api.freshness import Fresh, next_fresh
 from serverchange.state_api.guard import CLIENTS_MAX, RequestRate
 from serverchange.state_api.log_watch import LogEnds
 from serverchange.state_api.overview import summarise, thinned
 from serverchange.state_api.page_routes import page
 from serverchange.state_api.tokens import parse_tokens
-from serverchange.views import ChangePosition, OverviewSample
+from serverchange.views import ChangePosition, ChannelAnswer, ChannelsPage, LookupAnswer, OverviewSample
 
 NOW = datetime(2016, 2, 14, 12, tzinfo=UTC)
 
@@ -146,3 +148,17 @@ def test_the_pages_policy_names_its_own_script_and_style() -> None:
 
     assert text.count("<script>") == policy.partition("script-src ")[2].partition(";")[0].count("sha256-") == 1
     assert text.count("<style>") == policy.partition("style-src ")[2].partition(";")[0].count("sha256-") == 1
+
+
+@pytest.mark.parametrize("model", [ChannelAnswer, LookupAnswer, ChannelsPage])
+def test_the_documents_examples_are_what_they_show(model: type[BaseModel]) -> None:
+    (example,) = model.model_json_schema()["examples"]
+
+    assert model.model_validate(example).model_dump(mode="json").keys() == example.keys()
+
+
+def test_every_route_of_the_document_says_what_it_is_for() -> None:
+    for path, routes in openapi_document()["paths"].items():
+        for method, route in routes.items():
+            assert route["summary"], (method, path)
+            assert route["description"], (method, path)

@@ -7,7 +7,7 @@ from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Body, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import to_json
@@ -135,7 +135,11 @@ async def _channel_at(request: Request, channel: Channel, demanded: Demanded, at
     openapi_extra=DEMANDS,
     summary="Where many channels are",
 )
-async def look_up(request: Request, wanted: LookupRequest, demanded: Demanded) -> Response:
+async def look_up(
+    request: Request,
+    wanted: Annotated[LookupRequest, Body(examples=[{"channels": ["forsen", "#Caedrel", "nobody"]}])],
+    demanded: Demanded,
+) -> Response:
     """Answer for up to 100,000 names at once, sent as it is read."""
     parts = parts_of(request)
     if len(wanted.channels) > parts.settings.api.names_max:
