@@ -48,8 +48,12 @@ def run(
     pause_s: tuple[float, float] = (1.0, 20.0),
     only: tuple[str, ...] = (),
     catch_up_s: float = CATCH_UP_S,
+    faults: int | None = None,
 ) -> Verdict:
-    """Run and judge; `only` names the kinds of faults, all by default."""
+    """Run and judge: for so many seconds, or until there were so many `faults` if that is sooner.
+
+    `only` names the kinds of faults, all by default.
+    """
     arena = Arena(folder, seed, bugs=bugs)
     try:
         load, sampler = Load(arena, per_s), Sampler(arena)
@@ -59,7 +63,8 @@ def run(
         started = time.monotonic()
         for part in (load, sampler, nemesis):
             part.start()
-        time.sleep(seconds)
+        while time.monotonic() - started < seconds and (faults is None or nemesis.faults < faults):
+            time.sleep(0.2)
         nemesis.stop()
         load.stop()
         behind = wait_caught_up(arena, catch_up_s)

@@ -98,9 +98,9 @@ class Worker:
         return {one.partition: one.position for one in positions if one.partition not in reasons}
 
     def judge(self, partition: int, reason: str | None) -> None:
-        """Stop a partition for `reason`, or let it run (again) where there is none."""
+        """Stop a partition for `reason`, or let it run (again) where there is none, or where it is no longer ours."""
         part = f"log/{partition}"
-        if reason is None:
+        if reason is None or partition not in self.owned:
             if self.stopped.pop(partition, None) is not None:
                 self.lost.add(partition)
             self._readiness.found(part)
