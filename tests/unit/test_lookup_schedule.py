@@ -278,3 +278,19 @@ def test_a_notice_that_the_api_contradicts_is_followed_up_for_longer_than_the_ap
     schedule.update("a", cluster="main", verified=False, urgent=True, moved=False, now_s=T0)
     asked = [name for name in lookups(drive(schedule, 400)) if name == "a"]
     assert len(asked) >= 4
+
+
+def test_a_notice_during_a_lookup_that_turns_out_stale_is_asked_as_soon_as_that_one_is_back() -> None:
+    schedule = schedule_of(*names(30))
+    drive(schedule, 30)
+    for step in range(400):
+        now_s = T0 + HOUR + step
+        request = schedule.next_request(now_s)
+        if isinstance(request, Lookup):
+            break
+    assert isinstance(request, Lookup)
+    schedule.update(request.channel, cluster="main", verified=False, urgent=True, moved=False, now_s=now_s)
+    void = schedule.next_request(now_s)  # its question is void while the lookup is under way
+    assert void != request
+    schedule.failed(request, now_s + 0.5, retry_after_s=0.0)
+    assert schedule.next_request(now_s + 0.5) == request

@@ -489,7 +489,10 @@ class LookupSchedule:
         if self._flags[row] & UNVERIFIED:
             tries = self._repeats[row][0] if row in self._repeats else 0
             self._repeats[row] = (tries, due_s)
-        if flight.reason in RETRIED:
+            # A notice that came while this very lookup was under way lost its own question to it (`_is_open`).
+            worth = URGENT_WORTH if row in self._alarmed else max(flight.worth, CONFIRM_WORTH)
+            self._questions.put_later(due_s, row, worth, "unverified")
+        elif flight.reason in RETRIED:
             self._questions.put_later(due_s, row, flight.worth, flight.reason)
 
     def _follow_neighbours(self, now_s: float) -> None:
