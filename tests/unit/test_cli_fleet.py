@@ -10,7 +10,7 @@ from rich.console import Console
 
 from serverchange.adapters.hosts import HostRules, parse_server
 from serverchange.adapters.settings import load_settings
-from serverchange.cli.demo.options import DemoOptions
+from serverchange.cli.demo.options import POLLER_TIME_SCALE_MAX, DemoOptions
 from serverchange.cli.demo.progress import Progress, draw
 from serverchange.cli.demo.run import _data_folder
 from serverchange.cli.demo.watching import Sample
@@ -41,7 +41,7 @@ def test_the_simulator_s_environment_is_valid_settings(monkeypatch: pytest.Monke
     assert settings.platform.seeds == {"main": ("127.0.0.1:7001",), "aws": ("127.0.0.1:7001",)}
     assert settings.reconnector.account == "bot_one"
     assert settings.reconnector.account_class == "verified"
-    assert settings.poller.time_scale == pytest.approx(20_160.0)
+    assert settings.poller.time_scale == POLLER_TIME_SCALE_MAX
     rules = HostRules.from_settings(settings.platform)
     rules.check_host(parse_server("127.0.0.1:7001", default_port=6667))
     assert rules.may_send_token("127.0.0.1", tls=False)

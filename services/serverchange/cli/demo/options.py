@@ -22,6 +22,10 @@ LOOKUPS_PER_CHANNEL: Final = 12.0
 SILENT_LOOKUPS_PER_CHANNEL: Final = 30.0
 """The same where a lookup is the only way to know: one every two seconds in a demo of a minute."""
 
+POLLER_TIME_SCALE_MAX: Final = 300.0
+"""The poller's schedule is told of no faster days than this. At the script's own scale a stream lasts a second, a scan
+of streams is always overdue, and with 2,000 channels on a busy machine scans left no request for anything else."""
+
 LOOKUPS_PER_SECOND_MAX: Final = 400.0
 """More would take the processor time of a whole core."""
 
@@ -88,7 +92,7 @@ class DemoOptions:
         """The services' settings, without prefix: two weeks in a minute ask for a quicker pace than production."""
         return {
             "PLATFORM_REQUESTS_PER_SECOND": f"{self.lookups_per_second:g}",
-            "POLLER_TIME_SCALE": f"{self.time_scale:g}",
+            "POLLER_TIME_SCALE": f"{min(self.time_scale, POLLER_TIME_SCALE_MAX):g}",
             "POLLER_REPEAT_AFTER_S": "[0.25, 0.5, 1.0]",
             "POLLER_FRESHNESS_FLUSH_S": "0.5",
             "RECONNECTOR_OVERLAP_S": "3",
