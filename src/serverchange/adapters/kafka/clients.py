@@ -15,6 +15,10 @@ from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssi
 
 from serverchange.adapters.settings import KafkaSettings
 
+RECONNECT_BACKOFF_MAX_MS = 1_000
+"""Longest pause before a broker is tried again (Kafka's Java clients: one second). kafka-python 3.0 takes thirty, and a
+broker that was away for a minute was noticed half a minute after its return."""
+
 LINGER_MS = 5
 """A notice must not wait; 5 ms still makes batches under load (kafka-python's default is 0)."""
 
@@ -24,6 +28,7 @@ def connection_options(settings: KafkaSettings) -> dict[str, Any]:
     options: dict[str, Any] = {
         "bootstrap_servers": settings.bootstrap_servers.split(","),
         "request_timeout_ms": round(settings.request_timeout_s * 1000),
+        "reconnect_backoff_max_ms": RECONNECT_BACKOFF_MAX_MS,
         "security_protocol": settings.security_protocol,
     }
     if settings.security_protocol.endswith("SSL"):
