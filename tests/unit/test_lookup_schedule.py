@@ -294,3 +294,15 @@ def test_a_notice_during_a_lookup_that_turns_out_stale_is_asked_as_soon_as_that_
     assert void != request
     schedule.failed(request, now_s + 0.5, retry_after_s=0.0)
     assert schedule.next_request(now_s + 0.5) == request
+
+
+def test_of_two_notices_the_older_is_asked_first() -> None:
+    schedule = schedule_of("first_tracked", "second_tracked")
+    drive(schedule, 2)
+    for delay_s, channel in ((0.0, "second_tracked"), (1.0, "first_tracked")):
+        now_s = T0 + HOUR + delay_s
+        schedule.update(channel, cluster="main", verified=False, urgent=True, moved=False, now_s=now_s)
+    assert [schedule.next_request(T0 + HOUR + 2.0) for _ in range(2)] == [
+        Lookup("second_tracked"),
+        Lookup("first_tracked"),
+    ]

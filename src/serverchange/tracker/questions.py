@@ -18,10 +18,10 @@ class Question(NamedTuple):
 
     key: float
     """Of a ready question minus its worth; of a later one the time when it is due."""
+    at_s: float
+    """When a ready question was put: an answer after that makes it void. Of equal worth the older comes first."""
     row: int
     reason: str
-    at_s: float
-    """When a ready question was put: an answer after that makes it void."""
     worth: float
 
 
@@ -49,7 +49,7 @@ class Questions:
 
     def put(self, row: int, worth: float, reason: str, now_s: float) -> list[Question]:
         """Make a question ready; return those that had to go for it, if any."""
-        heappush(self._ready, Question(-worth, row, reason, now_s, worth))
+        heappush(self._ready, Question(-worth, now_s, row, reason, worth))
         if len(self._ready) <= READY:
             return []
         self._ready.sort()
@@ -64,7 +64,7 @@ class Questions:
 
     def put_later(self, due_s: float, row: int, worth: float, reason: str) -> None:
         """Keep a question until it is due."""
-        heappush(self._later, Question(due_s, row, reason, due_s, worth))
+        heappush(self._later, Question(due_s, due_s, row, reason, worth))
 
     def pop_due(self, now_s: float) -> Question | None:
         """Take a later question that is due, if there is one."""
