@@ -113,8 +113,9 @@ async def wait_at_rest(sources: Sources, channels: Collection[Channel], tell: Ca
         said(f"{len(wrong)} channels are believed elsewhere, {len(unasked)} are to be asked again")
         return wrong | unasked
 
-    deadline = time.monotonic() + REST_TIMEOUT_S
-    await _until_empty(unsettled, REST_TIMEOUT_S)
+    timeout_s = REST_TIMEOUT_S + JOIN_TIMEOUT_EACH_S * len(channels)
+    deadline = time.monotonic() + timeout_s
+    await _until_empty(unsettled, timeout_s)
     await wait_joined(sources, channels, tell, timeout_s=max(POLL_S, deadline - time.monotonic()))
 
 
