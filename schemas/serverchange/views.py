@@ -311,6 +311,19 @@ class RecentChange(_View):
     since: datetime
 
 
+class ShardView(_View):
+    """What one shard last told of itself."""
+
+    process: str
+    account: str
+    wanted: int = Field(description="Channels to be read.")
+    confirmed: int = Field(description="Of these, read on at least one link.")
+    links: int
+    joins_waiting: int = Field(description="JOINs that wait for a link or for budget.")
+    moves_held: int = Field(description="Moves decided and held back by the brake.")
+    fresh: bool = Field(description="It told so of late; else it is stopped, paused or cut off.")
+
+
 class OverviewAnswer(Freshness):
     """`GET /overview`: the whole fleet in a page; counted every few seconds, not for each request."""
 
@@ -318,6 +331,8 @@ class OverviewAnswer(Freshness):
     clusters: tuple[ClusterCount, ...]
     unknown: int = Field(description="Tracked channels of which nobody knows yet where they are.")
     untracked: int
+    shards: tuple[ShardView, ...]
+    held: str | None = Field(description="Why, and by whom, moves are held; null: they are not.")
     moves_last_minute: int
     samples: tuple[OverviewSample, ...] = Field(description="Oldest first; older ones stand further apart.")
     recent: tuple[RecentChange, ...] = Field(description="Newest first.")

@@ -56,6 +56,11 @@ async def fill(tables: Tables) -> None:
         ]
     )
     await tables.store_history("forsen", ["main", "event", "aws"])
+    await tables.execute(
+        "INSERT INTO fleet_report VALUES ('shard-1', 'my_bot', 23, 22, 3, 1, 0, 0, 0, now()),"
+        " ('shard-2', 'my_bot', 40, 40, 3, 0, 0, 2, 0, now() - interval '1 hour')"
+    )
+    await tables.execute("INSERT INTO fleet_brake VALUES (true, now(), 'anna', 'the platform misbehaves')")
 
 
 async def keep(page: Any, name: str) -> None:
@@ -83,6 +88,8 @@ async def test_a_person_sees_the_fleet_and_moves_as_they_happen(
         await until(page, "#clusters", "aws\t14")
         await until(page, "#moving", "in_between")
         await until(page, "#flapping", "restless")
+        await until(page, "#shards", "shard-2 (silent)")
+        await until(page, "#held", "the platform misbehaves (anna)")
         await page.wait_for_selector("#chart path")
 
         await topics.change(moved("caedrel", "aws", 2), moved("xqc", "event", 5))

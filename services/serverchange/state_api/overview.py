@@ -18,13 +18,14 @@ from typing import Final
 import psycopg
 
 from serverchange.adapters.postgres.connections import AsyncConnection
+from serverchange.adapters.postgres.fleet import Brake, ShardReport, load_brake, load_reports
 from serverchange.adapters.postgres.state import Count, count_channels
 from serverchange.events import ChangeKind
 from serverchange.state_api.change_ring import ChangeRing
 from serverchange.state_api.parts import now_ms
 from serverchange.state_api.problems import ApiProblem
 from serverchange.state_api.reads import BULK_TIMEOUT_S, Reader
-from serverchange.views import ClusterCount, OverviewSample, RecentChange
+from serverchange.views import ClusterCount, OverviewSample, RecentChange, ShardView
 
 INTERVAL_S: Final = 2.0
 SHARE_MAX: Final = 0.02
@@ -71,23 +72,46 @@ def thinned(samples: Sequence[OverviewSample]) -> list[OverviewSample]:
     return [*samples[:half:2], *samples[half:]]
 
 
+def shard_views(reports: Sequence[ShardReport]) -> tuple[ShardView, ...]:
+    """Return what the shards told, as it is answered."""
+    return tuple(
+        ShardView(
+            process=report.process,
+            account=report.account,
+            wanted=report.wanted,
+            confirmed=report.confirmed,
+            links=report.links,
+            joins_waiting=report.joins_waiting,
+            moves_held=report.moves_held,
+            fresh=report.fresh,
+        )
+        for report in reports
+    )
+
+
 @dataclass(slots=True)
 class Overview:
-    """The newest counts and the samples, kept by a task."""
+    """The newest counts, what the shards told, and the samples, kept by a task."""
 
     counted: Counted | None = None
+    shards: tuple[ShardView, ...] = ()
+    held: str | None = None
     samples: list[OverviewSample] = field(default_factory=list)
 
     async def run(self, reader: Reader) -> None:
         """Count for ever."""
 
-        async def count(connection: AsyncConnection) -> list[Count]:
-            return await count_channels(connection, now_ms())
+        async def look(connection: AsyncConnection) -> tuple[list[Count], list[ShardReport], Brake | None]:
+            counts = await count_channels(connection, now_ms())
+            return counts, await load_reports(connection), await load_brake(connection)
 
         while True:
             started_s = time.monotonic()
             with suppress(psycopg.Error, ApiProblem):  # the board of freshness says it; counts stay as they were
-                self._note(summarise(await reader.read(count, timeout_s=BULK_TIMEOUT_S), datetime.now(UTC)))
+                counts, reports, brake = await reader.read(look, timeout_s=BULK_TIMEOUT_S)
+                self.shards = shard_views(reports)
+                self.held = None if brake is None else f"{brake.reason} ({brake.held_by})"
+                self._note(summarise(counts, datetime.now(UTC)))
             await asyncio.sleep(max(INTERVAL_S, (time.monotonic() - started_s) / SHARE_MAX))
 
     def _note(self, counted: Counted) -> None:

@@ -68,6 +68,8 @@ async def get_overview(request: Request) -> Response:
         "clusters": () if counted is None else counted.clusters,
         "unknown": 0 if counted is None else counted.unknown,
         "untracked": 0 if counted is None else counted.untracked,
+        "shards": overview.shards,
+        "held": overview.held,
         "moves_last_minute": moves.moves_last_minute(ring, time.monotonic()),
         "samples": overview.samples,
         "recent": recent_changes(ring),
