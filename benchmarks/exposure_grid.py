@@ -21,7 +21,7 @@ from exposure_play import play
 from exposure_policies import make_policy
 from exposure_world import Scenario, build_world
 
-USUAL = Scenario(channels=2_000, requests_per_s=0.2)
+USUAL = Scenario(channels=1_000, requests_per_s=0.1)
 HIDDEN = replace(USUAL, order="hidden")
 RANDOM = replace(USUAL, habits="random")
 AGAINST = replace(HIDDEN, habits="random", interruptions=0.5, lag_median_s=300.0)
@@ -31,13 +31,13 @@ GRID: dict[str, Scenario] = {
     "hidden order": HIDDEN,
     "random habits": RANDOM,
     "random habits, hidden order": replace(RANDOM, order="hidden"),
-    "a tenth of the requests": replace(USUAL, requests_per_s=0.02),
-    "a tenth of the requests, hidden order": replace(HIDDEN, requests_per_s=0.02),
-    "ten times the requests": replace(USUAL, requests_per_s=2.0),
-    "ten times the requests, hidden order": replace(HIDDEN, requests_per_s=2.0),
+    "a tenth of the requests": replace(USUAL, requests_per_s=0.01),
+    "a tenth of the requests, hidden order": replace(HIDDEN, requests_per_s=0.01),
+    "ten times the requests": replace(USUAL, requests_per_s=1.0),
+    "ten times the requests, hidden order": replace(HIDDEN, requests_per_s=1.0),
     "300 channels": USUAL.scaled(300),
     "300 channels, hidden order": HIDDEN.scaled(300),
-    "5,000 channels": USUAL.scaled(5_000),
+    "3,000 channels": USUAL.scaled(3_000),
     "an API without lag": replace(USUAL, lag_median_s=0.5),
     "an API five minutes late": replace(USUAL, lag_median_s=300.0),
     "an API five minutes late, hidden order": replace(HIDDEN, lag_median_s=300.0),
@@ -52,12 +52,12 @@ GRID: dict[str, Scenario] = {
     "no breaks": replace(USUAL, interruptions=0.0),
     "many breaks, hidden order": replace(HIDDEN, interruptions=0.6),
     "large batches at one moment": replace(USUAL, batch_share=1 / 20, batch_spread_s=1.0),
-    "channel by channel, hidden order": replace(HIDDEN, batch_share=1 / 2_000),
+    "channel by channel, hidden order": replace(HIDDEN, batch_share=1 / 1_000),
     "a fifth of the requests fail": replace(USUAL, failures=0.2),
     "every notice is heard": replace(USUAL, notice_loss=0.0),
     "one notice in ten is heard, hidden order": replace(HIDDEN, notice_loss=0.9),
     "against it": AGAINST,
-    "against it, few requests": replace(AGAINST, requests_per_s=0.05),
+    "against it, few requests": replace(AGAINST, requests_per_s=0.025),
     "against it, three rollbacks in one week": replace(AGAINST, days=7.0, rollbacks=(0.40, 0.52, 0.75)),
 }
 POLICIES = ("round-robin", "live-first", "ours")
@@ -72,8 +72,11 @@ def run(*, seed: int = 1, jobs: int = 2, only: Sequence[str] = ()) -> dict[str, 
         only: names of scenarios; none for all.
     """
     chosen = [name for name in GRID if not only or name in only]
+    rows = []
     with ProcessPoolExecutor(jobs) as pool:
-        rows = list(pool.map(_play_one, chosen, [seed] * len(chosen)))
+        for row in pool.map(_play_one, chosen, [seed] * len(chosen)):
+            rows.append(row)
+            print(f"{row['scenario']}: {row['round_robin_ratio']}", file=sys.stderr, flush=True)
     return {
         "seed": seed,
         "scenarios": len(rows),

@@ -20,7 +20,9 @@ from typing import Any
 
 from serverchange.tracker.lookup_schedule import Lookup, LookupSchedule, ScheduleSettings, StreamsScan
 
-STREAMS_CHANGE, NEW_STREAM_A_SCAN = 0.2, 3
+VERIFIED_WITHIN_S, LIVE_ONE_IN = 10_800.0, 16
+STREAMS_CHANGE, NEW_STREAM_A_SCAN = 0.1, 3
+"""In every tenth scan three channels are found to have begun or ended a stream: about what 14 days show."""
 
 
 def run(*, channels: int = 1_000_000, decisions: int = 200_000, requests_per_s: float = 100.0) -> dict[str, Any]:
@@ -39,8 +41,9 @@ def run(*, channels: int = 1_000_000, decisions: int = 200_000, requests_per_s: 
     schedule.next_request(1.0)
     held_bytes = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
-    _spend(schedule, decisions // 4, 1.0, requests_per_s)
-    spent = _spend(schedule, decisions, 1.0 + decisions / 4 / requests_per_s, requests_per_s)
+    live = set(names[::LIVE_ONE_IN])
+    _spend(schedule, live, decisions // 4, 1.0, requests_per_s)
+    spent = _spend(schedule, live, decisions, 1.0 + decisions / 4 / requests_per_s, requests_per_s)
     seconds = spent["ns"] / 1e9
     return {
         "channels": channels,
@@ -56,18 +59,32 @@ def run(*, channels: int = 1_000_000, decisions: int = 200_000, requests_per_s: 
 
 
 def _tracking(names: Sequence[str]) -> LookupSchedule:
-    schedule = LookupSchedule(ScheduleSettings(), now_s=0.0)
+    schedule, random = LookupSchedule(ScheduleSettings(), now_s=0.0), Random(3)
     everyone, partners = frozenset[str](), frozenset({"partner"})
     for number, name in enumerate(names):
         labels = everyone if number % 15 else partners
-        schedule.track(name, labels=labels, cluster="main", verified=True, urgent=False, now_s=0.0)
+        verified_at_s = -random.uniform(0.0, VERIFIED_WITHIN_S)
+        schedule.track(
+            name,
+            labels=labels,
+            cluster="main",
+            verified=True,
+            urgent=False,
+            now_s=0.0,
+            verified_at_s=verified_at_s,
+        )
+    for name in names[::1_000]:
+        schedule.update(name, cluster="aws", verified=True, urgent=False, moved=True, now_s=0.0)
+    for name in names[::LIVE_ONE_IN]:
+        schedule.heard_live(name, 0.0)
     return schedule
 
 
-def _spend(schedule: LookupSchedule, decisions: int, start_s: float, requests_per_s: float) -> dict[str, int]:
+def _spend(
+    schedule: LookupSchedule, live: set[str], decisions: int, start_s: float, requests_per_s: float
+) -> dict[str, int]:
     """Spend requests and answer them; count nanoseconds of the schedule alone, by processor time."""
     clock, random = time.process_time_ns, Random(7)
-    live: set[str] = set()
     lookups = scans = names = 0
     began = clock()
     outside = 0

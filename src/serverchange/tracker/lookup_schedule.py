@@ -36,8 +36,9 @@ from serverchange.tracker.scan_lanes import ScanLanes
 
 __all__ = ["Explanation", "Lookup", "LookupSchedule", "Request", "ScheduleSettings", "StreamsScan", "Wait"]
 
-LIVE, UNVERIFIED, FREE = 1, 2, 4
-"""Bits of a row: it streams; no lookup has agreed with the belief; it belongs to nobody."""
+LIVE, UNVERIFIED, FREE, ASKED = 1, 2, 4, 8
+"""Bits of a row: it streams; no lookup has agreed with the belief; it belongs to nobody; it was verified since it
+went live."""
 
 SWEEP = 6
 """Channels weighed anew at each decision, in turn: all of them about every N / 6 requests."""
@@ -64,6 +65,8 @@ SCAN_DELAY_S = 15.0
 SCAN_AGAIN_S, LOOK_AGAIN_S = 5.0, 10.0
 """Nobody is scanned, or looked up by weight alone, sooner again."""
 NEIGHBOUR_WORTH, CONFIRM_WORTH, UNKNOWN_WORTH, URGENT_WORTH = 5.0, 1.0, 1_000.0, 1e6
+CONFIRM_WITHIN_S = 600.0
+"""So fast grows what it is worth to confirm a change that a lookup has already told."""
 RETRIED = frozenset({"went live", "second look", "passed over", "unverified", "notice or doubt"})
 """Questions that are repeated when they fail. The others come back by themselves, by the sweep."""
 UNSAMPLED = frozenset({"neighbour moved", "passed over", "unverified", "notice or doubt"})
@@ -296,9 +299,9 @@ class LookupSchedule:
         chance = self._chance(row, now_s)
         pause_s = max(1.0, now_s - self._habits.ended_s(row))
         self._live.add(channel)
-        self._flags[row] |= LIVE
+        self._flags[row] = (self._flags[row] | LIVE) & ~ASKED
         self._habits.went_live(row, now_s)
-        self._lanes.weigh(row, chance * LIVE_SCAN_PER_S)
+        self._lanes.weigh(row, chance * LIVE_SCAN_PER_S, live=True)
         self._put(row, chance * STREAM_LASTS_S, "went live", now_s)
         unseen = chance * min(1.0, LAG_S / pause_s) * STREAM_LASTS_S
         for wait_s in LOOKS_S:
@@ -312,7 +315,7 @@ class LookupSchedule:
         if row is None or not self._flags[row] & LIVE:
             return
         self._live.discard(channel)
-        self._flags[row] &= ~LIVE
+        self._flags[row] &= ~(LIVE | ASKED)
         self._habits.went_offline(row, now_s)
         if row in self._suspects:
             self._look_at_passed(row, now_s)
@@ -411,6 +414,8 @@ class LookupSchedule:
             self._hazard.examined(cohort, age_s, moved=False, sampled=True, now_s=now_s)
         self._neighbours.missed(row, now_s)
         self._mark_verified(row)
+        if self._flags[row] & LIVE:
+            self._flags[row] |= ASKED
         self._verified_s[row] = now_s
         self._integral[row] = self._hazard.integral[cohort]
         if row in self._suspects and not self._flags[row] & LIVE:
@@ -480,8 +485,13 @@ class LookupSchedule:
         tries = self._repeats[row][0] if row in self._repeats else 0
         due_s = now_s + spacing[min(tries, len(spacing) - 1)]
         self._repeats[row] = (tries + 1, due_s)
-        worth = UNKNOWN_WORTH if row in self._alarmed else CONFIRM_WORTH
-        self._questions.put_later(due_s, row, worth, "unverified")
+        self._questions.put_later(due_s, row, self._doubt_worth(row, now_s), "unverified")
+
+    def _doubt_worth(self, row: int, now_s: float) -> float:
+        """What it is worth to verify a belief: much while it is unknown or a notice stands, else ever more."""
+        if row in self._alarmed or self._hazard.keys[self._cohorts[row]][1] is None:
+            return UNKNOWN_WORTH
+        return CONFIRM_WORTH + (now_s - self._verified_s[row]) / CONFIRM_WITHIN_S
 
     def _retry(self, row: int, due_s: float) -> None:
         flight = self._flying.pop(row)
@@ -534,11 +544,13 @@ class LookupSchedule:
         chance = self._chance(row, now_s)
         age_s = now_s - self._verified_s[row]
         if self._flags[row] & LIVE:
-            self._lanes.weigh(row, chance * LIVE_SCAN_PER_S)
+            self._lanes.weigh(row, chance * LIVE_SCAN_PER_S, live=True)
+            if not self._flags[row] & ASKED:
+                return chance * STREAM_LASTS_S
             return 0.5 * LIVE_SHARE * chance * age_s
         now_per_s, soon_per_s = self._habits.starts_per_s(row, now_s)
         self._lanes.weigh(row, chance * now_per_s)
-        delay_s = 0.5 * self._lanes.age_s(row, now_s) + SCAN_DELAY_S
+        delay_s = min(STREAM_LASTS_S, 0.5 * self._lanes.age_s(row, now_s) + SCAN_DELAY_S)
         return 0.25 * chance * (now_per_s + soon_per_s) * delay_s * age_s
 
     def _sweep(self, now_s: float) -> None:

@@ -11,9 +11,14 @@ from array import array
 
 __all__ = ["ScanLanes"]
 
-LANES = 40
+KINDS = 40
+LANES = 2 * KINDS
+"""Lanes of offline rows, then as many of streaming ones."""
 LOWEST_EXPONENT = -44
-"""Lane 0 holds weights below 2**-44: somebody who goes live once in a thousand years."""
+"""Lane 0 holds weights below 2**-44: somebody who goes live once in a million years."""
+STREAM_LASTS_S, BREAK_LASTS_S = 3_600.0, 300.0
+"""What a scan can save does not grow for ever: a stream that was missed is over after an hour or so, a break of one
+after minutes."""
 
 
 class ScanLanes:
@@ -27,7 +32,7 @@ class ScanLanes:
         self._head = [-1] * LANES
         self._tail = [-1] * LANES
         self.sizes = [0] * LANES
-        self.weights = [math.ldexp(0.75, LOWEST_EXPONENT + lane) for lane in range(LANES)]
+        self.weights = [math.ldexp(0.75, LOWEST_EXPONENT + lane % KINDS) for lane in range(LANES)]
 
     def add(self, row: int, weight: float, scanned_s: float) -> None:
         """Take a row in; a row one past the last makes the columns grow."""
@@ -37,7 +42,7 @@ class ScanLanes:
             self._lane.append(0)
             self.scanned_s.append(scanned_s)
         self.scanned_s[row] = scanned_s
-        lane = self._lane_of(weight)
+        lane = self._lane_of(weight, live=False)
         self._lane[row] = lane
         self._append(row, lane)
 
@@ -55,9 +60,9 @@ class ScanLanes:
             self._tail[lane] = before
         self.sizes[lane] -= 1
 
-    def weigh(self, row: int, weight: float) -> None:
+    def weigh(self, row: int, weight: float, *, live: bool = False) -> None:
         """Move a row to the lane of its new weight; to the front if it waited longer than the lane's first."""
-        lane = self._lane_of(weight)
+        lane = self._lane_of(weight, live=live)
         if lane == self._lane[row]:
             return
         self.remove(row)
@@ -88,7 +93,7 @@ class ScanLanes:
             if head >= 0:
                 age_s = now_s - self.scanned_s[head]
                 if age_s >= at_least_s:
-                    worths.append((0.5 * self.weights[lane] * age_s * age_s, lane))
+                    worths.append((0.5 * self.weights[lane] * self._seconds_squared(lane, age_s), lane))
         worths.sort(reverse=True)
         return worths
 
@@ -116,8 +121,18 @@ class ScanLanes:
         return rows
 
     @staticmethod
-    def _lane_of(weight: float) -> int:
-        return min(LANES - 1, max(0, math.frexp(weight)[1] - LOWEST_EXPONENT))
+    def _lane_of(weight: float, *, live: bool) -> int:
+        lane = min(KINDS - 1, max(0, math.frexp(weight)[1] - LOWEST_EXPONENT))
+        return lane + KINDS if live else lane
+
+    @staticmethod
+    def _seconds_squared(lane: int, age_s: float) -> float:
+        """Twice what a second of cost a second would have added up to, unseen for so long."""
+        if lane >= KINDS:
+            age_s = min(age_s, BREAK_LASTS_S)
+        if age_s > STREAM_LASTS_S:
+            return STREAM_LASTS_S * (2.0 * age_s - STREAM_LASTS_S)
+        return age_s * age_s
 
     def _append(self, row: int, lane: int) -> None:
         tail = self._tail[lane]
