@@ -306,3 +306,11 @@ def test_of_two_notices_the_older_is_asked_first() -> None:
         Lookup("second_tracked"),
         Lookup("first_tracked"),
     ]
+
+
+def test_whoever_went_live_and_was_not_asked_for_want_of_requests_is_found_again() -> None:
+    schedule = schedule_of(*names(1_000), verified_at_s=T0 - HOUR)
+    for channel in names(1_000)[:600]:
+        schedule.heard_live(channel, T0)
+    asked = lookups(drive(schedule, 1_500, start_s=T0 + 1, live=names(1_000)[:600]))
+    assert set(names(1_000)[:600]) <= set(asked)

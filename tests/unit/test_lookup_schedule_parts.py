@@ -114,3 +114,16 @@ def test_too_many_questions_drop_the_worse_half_and_raise_the_bar() -> None:
     assert max(question.worth for question in dropped) < questions.bar <= questions.best
     questions.lower_bar(1.0)
     assert questions.bar < READY // 2 + 1
+
+
+def test_what_a_scan_can_save_ends_with_the_stream_and_with_the_break() -> None:
+    lanes = ScanLanes()
+    lanes.add(0, 1e-6, 0.0)
+    lanes.add(1, 1e-6, 0.0)
+    lanes.weigh(1, 1e-6, live=True)
+    short = {lane: worth for worth, lane in lanes.order(100.0, 5.0)}
+    long = {lane: worth for worth, lane in lanes.order(100.0 * HOUR, 5.0)}
+    offline, live = sorted(short)
+    assert short[offline] == short[live]
+    assert long[live] < 10 * short[live]
+    assert short[offline] * 1_000 < long[offline] < short[offline] * HOUR**2
