@@ -305,9 +305,9 @@ async def store_positions(
     connection: AsyncConnection, positions: Iterable[tuple[int, int, bytes | None, int | None, int]]
 ) -> None:
     """Move (partition, position, last_sha256, last_offset, appended_ms) forward; the caller holds the locks."""
-    names = ("partition", "position", "last_sha256", "last_offset", "appended_ms")
-    for values in positions:
-        await connection.execute(_SQL["store_position"], dict(zip(names, values, strict=True)))
+    columns = [list(column) for column in zip(*positions, strict=True)]
+    if columns:
+        await connection.execute(_SQL["store_positions"], columns)
 
 
 async def store_caught_up(connection: AsyncConnection, ends: dict[int, int], now: datetime) -> None:

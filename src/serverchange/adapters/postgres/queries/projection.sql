@@ -104,11 +104,12 @@ INSERT INTO log_hole (partition, first_offset, next_offset, kind, noted_at)
 VALUES (%(partition)s, %(first_offset)s, %(next_offset)s, %(kind)s, %(now)s)
 ON CONFLICT (partition, first_offset) DO UPDATE SET next_offset = excluded.next_offset, kind = excluded.kind
 
--- name: store_position
-UPDATE log_position
-SET position = %(position)s, last_sha256 = %(last_sha256)s, last_offset = %(last_offset)s,
-    appended_ms = %(appended_ms)s
-WHERE partition = %(partition)s
+-- name: store_positions
+UPDATE log_position AS p
+SET position = u.position, last_sha256 = u.last_sha256, last_offset = u.last_offset, appended_ms = u.appended_ms
+FROM unnest(%s::integer[], %s::bigint[], %s::bytea[], %s::bigint[], %s::bigint[])
+    AS u (partition, position, last_sha256, last_offset, appended_ms)
+WHERE p.partition = u.partition
 
 -- name: store_caught_up
 -- The tables were seen at the log's end: `now` is from before the end was asked for.
