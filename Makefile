@@ -31,6 +31,7 @@ format: $(READY)
 
 schemas: $(READY)
 	$(BIN)/serverchange schemas write
+	$(BIN)/python tests/peers/asyncapi/check.py
 
 docs: $(READY)
 	$(BIN)/serverchange docs write
