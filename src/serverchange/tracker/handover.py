@@ -83,8 +83,10 @@ class HandoverLimits:
         confirm_timeout_s: From the JOIN's bytes leaving to trying another link. The platform answers within one
             second; TwitchIO waits 11 s at least.
         tries_max: JOINs without an answer before the alarm and a doubt.
-        pause_s: Wait after the alarm, a refusal, or a SERVERCHANGE as an answer: the budget is the fleet's. It doubles
-            with each round in vain, up to `pause_max_s`: a name that does not exist is never answered at all.
+        pause_s: Wait after the alarm or a refusal: the budget is the fleet's. It doubles with each round in vain, up to
+            `pause_max_s`: a name that does not exist is never answered at all.
+        not_here_pause_s: The same after a SERVERCHANGE as an answer. Shorter, because the channel moves just now: where
+            it comes back before the notice is settled, no newer decision will ever say so.
         pause_max_s: The longest wait.
     """
 
@@ -92,11 +94,19 @@ class HandoverLimits:
     confirm_timeout_s: float = 10.0
     tries_max: int = 3
     pause_s: float = 60.0
+    not_here_pause_s: float = 2.0
     pause_max_s: float = 3600.0
 
     def pause_after(self, rounds: int) -> float:
         """Seconds to wait after so many rounds in vain."""
-        return min(self.pause_s * 2.0 ** min(rounds, 20), self.pause_max_s)
+        return self._doubled(self.pause_s, rounds)
+
+    def not_here_pause_after(self, rounds: int) -> float:
+        """Seconds to wait after SERVERCHANGE as an answer, after so many rounds in vain."""
+        return self._doubled(self.not_here_pause_s, rounds)
+
+    def _doubled(self, first_s: float, rounds: int) -> float:
+        return min(first_s * 2.0 ** min(rounds, 20), self.pause_max_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,11 +312,11 @@ def _on_join_refused(state: HandoverState, event: JoinRefused, limits: HandoverL
 
 
 def _on_not_here(state: HandoverState, event: NotHere, limits: HandoverLimits) -> Step:
-    """The notice is published by those who heard it; a newer decision will come. Until then asking is in vain."""
+    """The notice is published by those who heard it; a newer decision comes, or the channel is back here by then."""
     if state.attempt is None or event.link not in (state.attempt.link, *state.attempt.silent):
         return state, _NOTHING
     # Parted, because the same link may still take the JOIN for good once the channel comes back.
-    until = event.now + limits.pause_after(state.attempt.rounds)
+    until = event.now + limits.not_here_pause_after(state.attempt.rounds)
     return _pause(state, state.attempt, event.link, until), (Part(event.link),)
 
 
