@@ -126,11 +126,11 @@ def _measure(arguments: argparse.Namespace, stack: EmbeddedStack) -> Report:
         _say("single look-ups")
         names = [f"channel_{number}" for number in range(arguments.channels)]
         ours, bare = _single(stack, port, names, arguments.seconds)
-        _say("bulk look-ups")
+        _say(f"  {ours:,.0f} a second, bare {bare:,.0f}; bulk look-ups")
         bulk_s, bulk_s_bare = _bulk(stack, port, names[: arguments.names])
-    _say("streams")
+    _say(f"  {bulk_s:.2f} s, bare {bulk_s_bare:.2f} s; streams")
     lost, repeated, sse_s = asyncio.run(_streams(stack, kafka, port, arguments.clients, arguments.changes))
-    _say("map of all channels")
+    _say(f"  {lost} lost, {repeated} repeated in {sse_s:.0f} s; map of all channels")
     mapped, read = _map(stack, arguments.map_channels)
     return Report(
         single_ratio=ours / bare,
