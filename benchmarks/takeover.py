@@ -14,6 +14,7 @@ import statistics
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -66,9 +67,10 @@ class _Heartbeats:
         self._producer.close()
 
 
-def _wait_folded(connection: psycopg.Connection[Any], newest: dict[int, int]) -> None:
+def _wait_folded(connection: psycopg.Connection[Any], newest: dict[int, int], revive: Callable[[], None]) -> None:
     deadline = time.monotonic() + SETTLED_TIMEOUT_S
     while time.monotonic() < deadline:
+        revive()
         positions = dict(connection.execute("SELECT partition, position FROM log_position").fetchall())
         if all(positions.get(partition, 0) > offset for partition, offset in newest.items()):
             return
@@ -91,18 +93,29 @@ def main(argv: list[str]) -> int:
         connection = ending.enter_context(psycopg.connect(settings.postgres.dsn.get_secret_value(), autocommit=True))
         workers = [start_materializer(settings, bench.folder / f"worker-{number}.log") for number in range(2)]
         ending.callback(lambda: [stop_materializer(one) for one in workers])
+        ended = [0]
+
+        def revive() -> None:
+            """Start again, as a supervisor does, what ended by itself."""
+            for number, worker in enumerate(workers):
+                if number != victim and worker.poll() is not None:
+                    ended[0] += 1
+                    workers[number] = start_materializer(settings, bench.folder / f"worker-{number}.log")
+
+        victim = -1
         wait_for_schema(connection)
         beats = _Heartbeats(bench)
         ending.callback(beats.stop)
         for _ in range(options.kills):
+            victim = -1
             time.sleep(QUIET_S + chance.random())
-            _wait_folded(connection, dict(beats.newest))
+            _wait_folded(connection, dict(beats.newest), revive)
             victim = chance.randrange(2)
             workers[victim].kill()
             killed = time.perf_counter()
             workers[victim].wait()
             time.sleep(EVERY_S * 3)  # so that every partition has an event that only a successor can fold
-            _wait_folded(connection, dict(beats.newest))
+            _wait_folded(connection, dict(beats.newest), revive)
             taken.append(time.perf_counter() - killed)
             workers[victim] = start_materializer(settings, bench.folder / f"worker-{victim}.log")
             time.sleep(8 + chance.random())
@@ -112,6 +125,7 @@ def main(argv: list[str]) -> int:
         "p50_s": round(cuts[49], 2),
         "p99_s": round(cuts[98], 2),
         "max_s": round(max(taken), 2),
+        "ended_by_themselves": ended[0],
     }
     sys.stdout.write((json.dumps(result) if options.as_json else json.dumps(result, indent=2)) + "\n")
     return 0

@@ -60,6 +60,12 @@ TRANSACTION_TIMEOUT_MS: Final = 10_000
 BATCH_BYTES: Final = 262_144
 """Of one batch of changes, some 500: larger than the largest change, far below the broker's limit of 1 MB."""
 
+STEP_TIMEOUT_S: Final = 20.0
+"""For one fence or one Kafka transaction, twice the broker's own limit: a producer whose connection or partition went
+away may wait for ever, and the round would keep its slot and its partition."""
+
+STOP_TIMEOUT_S: Final = 5.0
+
 SWEEP_S: Final = 1.0
 """How often partitions without a nudge are looked at: what a dead owner left, and retries after an error."""
 
@@ -75,8 +81,13 @@ class _Owned:
     generation: int = 0
     published: int = 0
     fenced: bool = False
-    busy: bool = False
     nudged: bool = False
+    round: asyncio.Task[None] | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a round is under way."""
+        return self.round is not None and not self.round.done()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,26 +118,30 @@ class Outbox:
         self._offsets_lock = asyncio.Lock()
         self._connections: list[AsyncConnection] = []
         self._failure: BaseException | None = None
-        self._owing: set[int] = set()
-        self.progressed_at = time.monotonic()
+        self._owing: dict[int, float] = {}
 
     @property
     def owed(self) -> int:
         """How many partitions have something to publish."""
         return len(self._owing)
 
-    def _settled(self, partition: int) -> None:
-        self._owing.discard(partition)
-        if not self._owing:
-            self.progressed_at = time.monotonic()
+    def standing_still_s(self) -> float:
+        """Return for how long the worst partition has owed something without publishing anything."""
+        now = time.monotonic()
+        return max((now - since for since in self._owing.values()), default=0.0)
+
+    def forgive(self) -> None:
+        """Count the time anew: what the outbox needs is away."""
+        self._owing = dict.fromkeys(self._owing, time.monotonic())
 
     def assign(self, partitions: Iterable[int]) -> None:
         """Take over `partitions` and no others: call at each new assignment, which also lifts a fence."""
         for owned in self._owned.values():
+            if owned.round is not None:
+                owned.round.cancel()
             self._retire(owned)
         self._owned = {partition: _Owned(partition) for partition in partitions}
         self._owing.clear()
-        self.progressed_at = time.monotonic()
         self._wake.set()
 
     def nudge(self, partitions: Iterable[int]) -> None:
@@ -182,20 +197,19 @@ class Outbox:
                 self._retire(owned)  # a rebuild: what was published before is no measure any more
             published = max(one.published, owned.published if owned.producer is not None else 0)
             if not one.republish and (one.newest is None or one.newest < published):
-                self._settled(one.partition)
+                self._owing.pop(one.partition, None)
                 continue
-            self._owing.add(one.partition)
-            owned.busy = True
-            task = asyncio.create_task(self._round(owned, one), name=f"outbox-{one.partition}")
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._owing.setdefault(one.partition, time.monotonic())
+            owned.round = asyncio.create_task(self._round(owned, one), name=f"outbox-{one.partition}")
+            self._tasks.add(owned.round)
+            owned.round.add_done_callback(self._tasks.discard)
 
     async def _round(self, owned: _Owned, work: OutboxWork) -> None:
         """Publish all that one partition owes; whatever goes wrong is left to the next sweep."""
         try:
             async with self._slots:
                 await self._publish_partition(owned, work)
-            self._settled(owned.partition)
+            self._owing.pop(owned.partition, None)
         except ProducerFenced:
             _log.warning(LogEvent.OUTBOX_FENCED, partition=owned.partition)
             owned.fenced = True
@@ -207,14 +221,14 @@ class Outbox:
             self._failure = error
             self._wake.set()
         finally:
-            owned.busy = False
             if owned.nudged:
                 self._wake.set()
 
     async def _publish_partition(self, owned: _Owned, work: OutboxWork) -> None:
         group = self._group_of(work.generation)
         if owned.producer is None:
-            owned.producer, owned.published = await self._fence(owned.partition, work, group)
+            async with asyncio.timeout(STEP_TIMEOUT_S):
+                owned.producer, owned.published = await self._fence(owned.partition, work, group)
             owned.generation = work.generation
         connection = await self._borrow()
         try:
@@ -230,8 +244,10 @@ class Outbox:
                 self._count(messages)
                 reach("outbox-committed")
             await projection.store_published(connection, owned.partition, owned.published)
-        finally:
-            self._give_back(connection)
+        except BaseException:
+            await connection.close()  # it may be in the midst of a query
+            raise
+        self._give_back(connection)
 
     async def _publish_again(self, connection: AsyncConnection, owned: _Owned) -> None:
         """Publish what a rebuild altered; what is not published yet comes by itself, in its turn."""
@@ -268,7 +284,7 @@ class Outbox:
             reach("outbox-fenced")
             committed = await self._committed(partition, group)
         except BaseException:
-            await producer.stop()
+            await _stop_quietly(producer)
             raise
         return producer, max(committed or 0, work.published)
 
@@ -314,12 +330,21 @@ class Outbox:
     async def _send(
         self, producer: AIOKafkaProducer, partition: int, messages: Sequence[_Message], group: str | None
     ) -> None:
+        """Publish the messages, and the offset behind them, in one Kafka transaction.
+
+        Nothing is aborted here: whoever fails drops the producer, and the next fence, or the broker's time-out, aborts
+        what it left. (An abort of a producer that is being stopped waits for ever.)
+        """
         log = TopicPartition(topic_name(self._settings.kafka, CHANNEL_EVENTS), partition)
-        async with producer.transaction():
+        async with asyncio.timeout(STEP_TIMEOUT_S):
+            await producer.begin_transaction()
             await asyncio.gather(*await self._hand_over(producer, messages))
             reach("outbox-sent")
             if group is not None:
                 await producer.send_offsets_to_transaction({log: messages[-1].offset + 1}, group)
+            await producer.commit_transaction()
+        if partition in self._owing:
+            self._owing[partition] = time.monotonic()
 
     async def _hand_over(
         self, producer: AIOKafkaProducer, messages: Sequence[_Message]
@@ -351,7 +376,6 @@ class Outbox:
     def _count(self, messages: Sequence[_Message]) -> None:
         changes = sum(message.kind == "change" for message in messages)
         metrics.CHANGES_PUBLISHED.inc(changes)
-        self.progressed_at = time.monotonic()
         _log.debug(LogEvent.OUTBOX_PUBLISHED, changes=changes, dead_letters=len(messages) - changes)
 
     def _retire(self, owned: _Owned) -> None:
@@ -409,8 +433,9 @@ def _append(builder: Any, message: _Message) -> bool:
 
 async def _stop_quietly(producer: AIOKafkaProducer) -> None:
     try:
-        await producer.stop()
-    except (KafkaError, OSError, AssertionError):
+        async with asyncio.timeout(STOP_TIMEOUT_S):
+            await producer.stop()
+    except (KafkaError, OSError, AssertionError, TimeoutError):
         # A producer that was fenced or lost its broker may refuse to stop; its sockets are closed all the same.
         _log.debug(LogEvent.OUTBOX_FENCED, exc_info=True)
 

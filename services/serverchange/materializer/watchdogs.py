@@ -140,11 +140,10 @@ async def watch_outbox(settings: Settings, process: Process, outbox: Outbox) -> 
     while True:
         await asyncio.sleep(LOOK_INTERVAL_S)
         metrics.OUTBOX_LAG.set(outbox.owed)
-        if not outbox.owed or {"postgres", "kafka"} & process.readiness.missing.keys():
-            outbox.progressed_at = time.monotonic()
-        elif time.monotonic() - outbox.progressed_at > settings.materializer.progress_timeout_s:
+        if {"postgres", "kafka"} & process.readiness.missing.keys():
+            outbox.forgive()
+        elif outbox.standing_still_s() > settings.materializer.progress_timeout_s:
             fail_standing_still(
                 process,
-                f"the outbox of {outbox.owed} partitions published nothing for "
-                f"{settings.materializer.progress_timeout_s:.0f} s",
+                f"a partition's outbox published nothing for {settings.materializer.progress_timeout_s:.0f} s",
             )
