@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import psycopg
 import pytest
 from psycopg import sql
@@ -15,6 +16,12 @@ from serverchange.adapters.kafka.topics import apply_topics
 from serverchange.adapters.postgres.schema import migrate, migrations
 from serverchange.adapters.settings import KafkaSettings, PostgresSettings, ProcessSettings, Settings
 from serverchange.embedded.shared_stack import SharedStack, shared_stack
+
+# Workers share two cores with brokers and databases: how long an example takes says nothing about the rule.
+hypothesis.settings.register_profile(
+    "shared-machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("shared-machine")
 
 TEMPLATE = "serverchange_template"
 TEMPLATE_LOCK = 0x7E57
