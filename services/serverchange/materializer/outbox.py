@@ -349,7 +349,7 @@ class Outbox:
     async def _hand_over(
         self, producer: AIOKafkaProducer, messages: Sequence[_Message]
     ) -> list[asyncio.Future[object]]:
-        """Give the messages to the producer; changes as whole batches, which costs a third of sending one by one."""
+        """Give the messages to the producer; changes as whole batches."""
         sent = []
         changes: dict[tuple[str, int], list[_Message]] = defaultdict(list)
         for message in messages:
