@@ -30,6 +30,7 @@ from serverchange.adapters.kafka.topics import apply_topics, topic_name
 from serverchange.adapters.postgres.connections import connect_blocking
 from serverchange.adapters.postgres.schema import migrate
 from serverchange.adapters.settings import KafkaSettings, PostgresSettings, ProcessSettings, Settings
+from serverchange.cli.supervised import SUPERVISOR_FD_VARIABLE
 from serverchange.embedded.stack import EmbeddedStack
 from serverchange.events import (
     KAFKA_HEADERS,
@@ -48,6 +49,8 @@ CLUSTERS = ("main", "event", "aws")
 POISON = (b"poison", b"", b"{}", b'{"specversion":"1.0"}', b"\x00\xff", None)
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
 RESPAWN_S = 0.3
+OWNED, _OWNER = os.pipe()
+"""Workers that hold the reading end stop when this process is gone, however it went."""
 PLANTED = str(Path(__file__).with_name("planted_bugs.py"))
 
 
@@ -113,10 +116,16 @@ class Arena:
             "SERVERCHANGE_MATERIALIZER_FETCH_RECORDS_MAX": "200",
             "SERVERCHANGE_TEST_PLANTED_BUGS": ",".join(self.bugs if bugs is None else bugs),
             FAULT_POINT_VARIABLE: fault_point,
+            SUPERVISOR_FD_VARIABLE: str(OWNED),
         }
         with (self.folder / f"worker-{worker.number}.log").open("ab") as log:
             worker.popen = subprocess.Popen(
-                [sys.executable, PLANTED], env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+                [sys.executable, PLANTED],
+                env=environment,
+                pass_fds=[OWNED],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
             )
         worker.starts += 1
         worker.paused = False

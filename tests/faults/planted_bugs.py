@@ -11,6 +11,7 @@ from typing import Any
 
 from serverchange.adapters.postgres import projection
 from serverchange.adapters.settings import load_settings
+from serverchange.cli.supervised import end_with_supervisor
 from serverchange.materializer import folding, main, outbox, runs, transaction, worker
 from serverchange.materializer.fault_points import reach
 from serverchange.tracker import channel_state
@@ -198,6 +199,7 @@ BUGS: dict[str, Callable[[], None]] = {
 }
 
 if __name__ == "__main__":
+    end_with_supervisor()
     for name in filter(None, os.environ.get("SERVERCHANGE_TEST_PLANTED_BUGS", "").split(",")):
         {**BUGS, "lossy": lossy, "deaf": deaf}[name]()
     main.main(load_settings())

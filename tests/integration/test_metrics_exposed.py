@@ -18,10 +18,13 @@ import yaml
 
 from serverchange.adapters.settings import Settings
 from serverchange.cli.processes import SERVICES
+from serverchange.cli.supervised import SUPERVISOR_FD_VARIABLE
 from serverchange.embedded.ports import choose_ports
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 120.0
+OWNED, _OWNER = os.pipe()
+"""Processes that hold the reading end stop when this one is gone, however it went."""
 SERIES = re.compile(r"\b(?:serverchange|process)_\w+")
 
 pytestmark = pytest.mark.slow
@@ -73,7 +76,12 @@ def _start(settings: Settings, name: str, ports: dict[str, int], folder: Path) -
         [sys.executable, "-P", "-m", "serverchange.cli", name],
         stdout=log,
         stderr=log,
-        env={**os.environ, **{f"SERVERCHANGE_{key}": value for key, value in own.items()}},
+        env={
+            **os.environ,
+            **{f"SERVERCHANGE_{key}": value for key, value in own.items()},
+            SUPERVISOR_FD_VARIABLE: str(OWNED),
+        },
+        pass_fds=[OWNED],
     )
 
 

@@ -23,6 +23,7 @@ from kafka import KafkaProducer, TopicPartition
 from serverchange.adapters.kafka.clients import make_consumer, make_producer
 from serverchange.adapters.kafka.topics import topic_name
 from serverchange.adapters.settings import Settings
+from serverchange.cli.supervised import SUPERVISOR_FD_VARIABLE
 from serverchange.events import KAFKA_HEADERS, ChannelTracked, ClusterChanged, ClusterObserved, parse_change
 from serverchange.materializer import verify
 from serverchange.topics import CHANNEL_EVENTS, CLUSTER_CHANGES, Topic
@@ -31,9 +32,13 @@ NOW = datetime(2026, 5, 1, tzinfo=UTC)
 DEADLINE_S = 60.0
 MAIN = (
     "from serverchange.adapters.settings import load_settings\n"
+    "from serverchange.cli.supervised import end_with_supervisor\n"
     "from serverchange.materializer.main import main\n"
+    "end_with_supervisor()\n"
     "main(load_settings())\n"
 )
+OWNED, _OWNER = os.pipe()
+"""Processes that hold the reading end stop when this one is gone, however it went."""
 T = TypeVar("T")
 _ids = itertools.count(1)
 
@@ -106,7 +111,8 @@ class World:
         with log.open("wb") as output:
             popen = subprocess.Popen(
                 [sys.executable, "-c", MAIN],
-                env={**os.environ, **self.environment(), **environment},
+                env={**os.environ, **self.environment(), SUPERVISOR_FD_VARIABLE: str(OWNED), **environment},
+                pass_fds=[OWNED],
                 stdout=output,
                 stderr=output,
                 stdin=subprocess.DEVNULL,
