@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
 SECONDS ?= 600
-WORKERS ?= 4
+WORKERS ?= 3
 export npm_config_cache ?= $(CURDIR)/.cache/npm
 
 .PHONY: demo up test lint format schemas docs faults constraints clean
