@@ -366,6 +366,23 @@ class WriteAnswer(_View):
     position: Annotated[str, StringConstraints(pattern=r"^\d+@\d+(,\d+@\d+)*$")]
 
 
+class LookupPlan(_View):
+    """When and why a poller asks for a channel next; what is null is not known, or lookups tell nothing of it."""
+
+    channel: ChannelField
+    poller: str = Field(description="The `process.name` of the poller that holds the channel's partition.")
+    reason: str = Field(description="The strongest reason, in words.")
+    score: float | None = Field(
+        default=None, description="Seconds of exposure that one lookup now is expected to save: the largest source."
+    )
+    sources: dict[str, float] = Field(
+        default={}, description="What each source of evidence says by itself, in the same seconds."
+    )
+    parts: dict[str, float] = Field(default={}, description="What the sources are computed from, by name.")
+    next_lookup_in_s: float | None = Field(default=None, description="Seconds until it is expected to be asked.")
+    next_lookup_at: datetime | None = None
+
+
 class Problem(_View):
     """Problem details (RFC 9457); `type` is `about:blank`, so `title` is the status's own phrase."""
 

@@ -94,6 +94,9 @@ def test_a_channel_that_is_added_is_found_and_explained(up: Up) -> None:
     code, reasons = up.ask("why", CHANNEL, "--json")
     assert code == 0
     assert json.loads(reasons)["decided"]["decided_by"]["event"]["type"] == "tv.serverchange.cluster.observed.v1"
+    lookup = json.loads(reasons)["lookup"]
+    assert (lookup["channel"], lookup["poller"]) == (CHANNEL, "poller-1")
+    assert lookup["score"] == max(lookup["sources"].values())
     assert f"{CHANNEL}\t" in up.ask("channels", "list", "--label", "partner")[1]
     assert json.loads(up.ask("status", "--json")[1])["ready"] is True
     assert up.ask("topics", "plan")[1].count("keep") == 7

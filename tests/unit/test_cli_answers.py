@@ -11,9 +11,11 @@ import pytest
 
 from serverchange.adapters.process import ExitCode
 from serverchange.cli import main
-from serverchange.cli.answers import describe, explain
+from serverchange.cli.answers import describe
 from serverchange.cli.api import Api, parse_stream
 from serverchange.cli.faults import CheckFault, Fault, UnavailableFault
+from serverchange.cli.why import explain, explain_lookup
+from serverchange.views import LookupPlan
 
 Answer = Callable[[str, dict[str, str]], tuple[int, str]]
 
@@ -178,6 +180,29 @@ def test_why_names_the_record_that_decided_and_what_it_said() -> None:
 
 def test_why_says_that_an_operator_s_word_wins() -> None:
     assert "operator" in str(explain({**NOW, "pinned": "aws"}, None)["pinned"])
+
+
+def test_why_says_when_a_channel_is_asked_next_and_what_speaks_for_it() -> None:
+    plan = LookupPlan(
+        channel="forsen",
+        poller="poller-1",
+        reason="may go live elsewhere",
+        score=12.5,
+        sources={"moves in its cohort": 12.5, "neighbours that moved": 3.25},
+        parts={"seconds since verified": 61.0},
+        next_lookup_in_s=90.0,
+        next_lookup_at="2016-02-14T12:00:00Z",
+    )
+    told = explain_lookup(plan)
+    assert told["asked_next"] == "in about 90 s: may go live elsewhere"
+    assert told["score"] == "12.5 s of exposure that a lookup now is expected to save"
+    assert (told["  neighbours that moved"], told["  seconds since verified"]) == ("3.25 s", "61")
+
+
+def test_why_gives_no_time_where_lookups_tell_nothing_and_where_nobody_knows() -> None:
+    pinned = LookupPlan(channel="forsen", poller="poller-1", reason="it is pinned")
+    assert explain_lookup(pinned) == {"asked_next": "it is pinned", "by": "poller-1"}
+    assert explain_lookup(None) == {"asked_next": "not known"}
 
 
 def test_a_change_is_described_in_one_line() -> None:

@@ -258,6 +258,19 @@ def test_an_explanation_says_why_and_when() -> None:
     assert doubted.next_lookup_s == T0 + 30 + SETTINGS.repeat_after_s[0]
 
 
+def test_the_score_is_the_most_that_one_source_says() -> None:
+    schedule = schedule_of("a", *names(50), verified_at_s=T0 - HOUR)
+    drive(schedule, 20)
+    resting = schedule.explain("a", T0 + 30)
+    assert resting.sources == {"moves in its cohort, and it may go live": pytest.approx(resting.score)}
+    schedule.update("a", cluster="main", verified=False, urgent=True, moved=False, now_s=T0 + 30)
+    alarmed = schedule.explain("a", T0 + 30)
+    assert alarmed.score == alarmed.sources["a notice or a doubt that stands"] > resting.score
+    suspected = alarmed.sources["neighbours that moved, or a notice, and it may go live"]
+    assert suspected > alarmed.sources["moves in its cohort, and it may go live"] == pytest.approx(resting.score)
+    assert alarmed.sources["no lookup has agreed yet"] > 0.0
+
+
 def test_an_unknown_channel_cannot_be_explained() -> None:
     with pytest.raises(KeyError):
         schedule_of().explain("nobody", T0)

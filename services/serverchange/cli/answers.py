@@ -6,17 +6,16 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from serverchange.cli.faults import CheckFault, Fault, UnavailableFault
-from serverchange.cli.output import ApiOption, JsonOption, note, print_fields, print_json, print_rows
+from serverchange.cli.faults import CheckFault, Fault
+from serverchange.cli.output import ApiOption, JsonOption, NameArgument, note, print_fields, print_json, print_rows
+from serverchange.cli.why import why
 
 if TYPE_CHECKING:
     from serverchange.cli.api import Api
-
-NameArgument: TypeAlias = Annotated[str, typer.Argument(metavar="CHANNEL", help="With or without #.")]
 
 WHERE_COLUMNS: Final = ("channel", "cluster", "status", "since", "verified_at", "version", "labels")
 HISTORY_COLUMNS: Final = ("version", "since", "what", "previous", "cluster", "evidence")
@@ -79,63 +78,6 @@ def history(
         print_json(changes)
     else:
         print_rows(HISTORY_COLUMNS, [[change[column] for column in HISTORY_COLUMNS] for change in changes])
-
-
-def why(name: NameArgument, as_json: JsonOption = False, api: ApiOption = None) -> None:
-    """Say why a channel is believed to be where it is: the events that decided, as they stand in the log."""
-    (channel,) = _parse_names([name])
-    asked = _open(api)
-    now = asked.get(f"/channels/{channel}")
-    page = asked.get(f"/channels/{channel}/history", limit=1)
-    decided = page["changes"][0] if page["changes"] else None
-    if decided is not None:
-        decided["decided_by"]["event"] = _read_event(decided["decided_by"])
-    if as_json:
-        print_json({"channel": now, "decided": decided})
-        return
-    print_fields(explain(now, decided))
-
-
-def _read_event(place: Mapping[str, int]) -> Any:
-    """Return the event that stands at this place of the log; None, with a note, where Kafka does not answer."""
-    from serverchange.adapters.settings import load_settings
-    from serverchange.cli.log_record import read_record
-    from serverchange.cli.reach import check_kafka
-
-    settings = load_settings().kafka
-    try:
-        check_kafka(settings)
-        return json.loads(read_record(settings, place["partition"], place["offset"]))
-    except UnavailableFault as fault:
-        note(f"without the event itself: {fault}")
-    except ValueError:
-        note("the record that decided is no JSON")
-    return None
-
-
-def explain(now: Mapping[str, Any], decided: Mapping[str, Any] | None) -> dict[str, object]:
-    """Return the reasons in words, by topic."""
-    told: dict[str, object] = {
-        "channel": now["channel"],
-        "believed_on": now["cluster"],
-        "status": now["status"],
-        "since": now["since"],
-        "verified": f"yes, last at {now['verified_at']}" if now["verified"] else "no: a lookup is wanted",
-        "wanted_by": now["services"],
-    }
-    if now["pinned"]:
-        told["pinned"] = f"{now['pinned']}, by an operator's word: it wins over all evidence"
-    if now["kind"] == "group":
-        told["kind"] = "group: such rooms never move"
-    if decided is None:
-        return told | {"decided_by": "nothing yet: no lookup has been answered"}
-    record = decided["decided_by"]
-    told["decided_by"] = f"channel-events, partition {record['partition']}, offset {record['offset']}"
-    event = record.get("event")
-    if event is not None:
-        told["it_said"] = f"{event['type']} from {event['source']}: {json.dumps(event['data'])}"
-    told["evidence"] = decided["evidence"]
-    return told
 
 
 def watch(

@@ -13,6 +13,8 @@ import typer
 
 JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
+NameArgument: TypeAlias = Annotated[str, typer.Argument(metavar="CHANNEL", help="With or without #.")]
+
 ApiOption: TypeAlias = Annotated[
     str | None,
     typer.Option(

@@ -16,6 +16,7 @@ from serverchange.adapters.process import ExitCode, Process, run_process
 from serverchange.adapters.settings import Settings
 from serverchange.poller.asking import Asking, Parts
 from serverchange.poller.bell import Bell
+from serverchange.poller.explaining import explain_route, tell_where
 from serverchange.poller.following import Following
 from serverchange.poller.freshness_writer import FreshnessWriter
 from serverchange.poller.live_board import LiveBoard
@@ -74,7 +75,8 @@ async def poll_platform(settings: Settings, process: Process) -> None:
         permission = Permission(pool, process.readiness, requests_per_second=settings.platform.requests_per_second)
         parts = Parts(share, schedule, clock, board, freshness, following, api, publisher, permission)
         asking = Asking(settings, process.readiness, parts, bell)
-        await _run_until_stopped(process, parts, asking)
+        process.routes.append(explain_route(process.settings.name, share, schedule, clock))
+        await _run_until_stopped(process, parts, asking, tell_where(process, pool))
         await _leave(following.follower, freshness, publisher)
 
 
@@ -90,7 +92,9 @@ def _schedule_settings(settings: Settings, clock: PlatformClock) -> ScheduleSett
     )
 
 
-async def _run_until_stopped(process: Process, parts: Parts, asking: Asking) -> None:
+async def _run_until_stopped(
+    process: Process, parts: Parts, asking: Asking, telling: Coroutine[None, None, None]
+) -> None:
     async with asyncio.TaskGroup() as tasks:
         working = [
             tasks.create_task(parts.following.run(), name="following"),
@@ -98,6 +102,7 @@ async def _run_until_stopped(process: Process, parts: Parts, asking: Asking) -> 
             tasks.create_task(asking.run(), name="asking"),
             tasks.create_task(parts.freshness.run(), name="freshness"),
             tasks.create_task(_watch(process, parts.following.follower), name="watch"),
+            tasks.create_task(telling, name="telling"),
         ]
         await process.stopping.wait()
         for task in working:

@@ -12,6 +12,7 @@ import contextlib
 import faulthandler
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -23,7 +24,7 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from serverchange.adapters import metrics
 from serverchange.adapters.log_events import LogEvent
@@ -81,6 +82,7 @@ class Process:
         stopping: set once a stop was asked for; await it, or poll `stopping.is_set()`.
         readiness: tell it what is missing and what was found.
         health_port: where /livez, /readyz and /metrics are served.
+        routes: what is served there; a process may add its own, for its operators.
     """
 
     service: str
@@ -89,6 +91,15 @@ class Process:
     readiness: Readiness
     health_port: int = 0
     stop_timeout_s: float = 4.5
+    routes: list[BaseRoute] = field(default_factory=list)
+
+    @property
+    def health_url(self) -> str:
+        """Where others reach the health port: this machine's name stands for every address of it."""
+        host = self.settings.health_host
+        if host in {"0.0.0.0", "::", ""}:
+            host = socket.gethostname()
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.health_port}"
 
     def fail(self, code: ExitCode, reason: str) -> None:
         """End the process at once with `code`: position is durable, a crash is free, a limp is not."""
@@ -163,7 +174,9 @@ class _HealthServer(uvicorn.Server):
     """uvicorn in our own loop: it must not take the signals, and it tells its port."""
 
     def __init__(self, process: Process) -> None:
-        app = Starlette(routes=health_routes(process.readiness))
+        app = Starlette()
+        process.routes.extend(health_routes(process.readiness))
+        app.router.routes = process.routes  # the very list: what the process adds later is served, too
         config = uvicorn.Config(
             app,
             host=process.settings.health_host,

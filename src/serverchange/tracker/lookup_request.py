@@ -60,14 +60,17 @@ class Explanation:
 
     Attributes:
         channel: the channel explained.
-        score: seconds of exposure that one lookup now is expected to save.
-        parts: what the score is made of, by name.
+        score: what one lookup now is worth, in seconds of exposure that it is expected to save: the most that one
+            of the sources says.
+        sources: what each source of evidence says by itself, in the same seconds.
+        parts: what the sources are computed from, by name.
         reason: the strongest reason, in words.
         next_lookup_s: when it is expected to be asked next, in the schedule's clock.
     """
 
     channel: str
     score: float
+    sources: dict[str, float] = field(default_factory=dict)
     parts: dict[str, float] = field(default_factory=dict)
     reason: str = ""
     next_lookup_s: float = 0.0

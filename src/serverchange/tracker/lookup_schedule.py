@@ -340,8 +340,9 @@ class LookupSchedule:
             parts |= {"streams an hour now": now_per_s * 3_600.0, "streams an hour soon": soon_per_s * 3_600.0}
         if row in self._suspects:
             parts["chance by neighbours and notices"] = self._suspects[row]
+        sources = self._sources(row, worth, now_s)
         reason, next_s = self._outlook(row, worth, age_s, now_s)
-        return Explanation(channel, worth, parts, reason, next_s)
+        return Explanation(channel, max(sources.values()), sources, parts, reason, next_s)
 
     def suggested_rate_per_s(self, now_s: float, budget_per_s: float) -> float:
         """The part of ``budget_per_s`` that is worth spending now.
@@ -609,6 +610,28 @@ class LookupSchedule:
 
     def _wait(self, now_s: float) -> Wait:
         return Wait(min(self._questions.next_due_s, now_s + SCAN_AGAIN_S))
+
+    def _sources(self, row: int, worth: float, now_s: float) -> dict[str, float]:
+        """Split what a lookup is worth by what says so; ``worth`` is as :meth:`_weigh` gave it."""
+        chance = max(self._chance(row, now_s), 1e-12)
+        suspected = self._suspects.pop(row, 0.0)
+        unsuspected = self._chance(row, now_s)
+        if suspected:
+            self._suspects[row] = suspected
+        if not self._flags[row] & LIVE:
+            when = "it may go live"
+        elif self._flags[row] & ASKED:
+            when = "it may have broken off unseen"
+        else:
+            when = "it streams and was not asked since"
+        sources = {f"moves in its cohort, and {when}": worth * unsuspected / chance}
+        if suspected:
+            sources[f"neighbours that moved, or a notice, and {when}"] = worth * suspected / chance
+        if row in self._alarmed:
+            sources["a notice or a doubt that stands"] = URGENT_WORTH
+        if self._flags[row] & UNVERIFIED:
+            sources["no lookup has agreed yet"] = self._doubt_worth(row, now_s)
+        return sources
 
     def _outlook(self, row: int, worth: float, age_s: float, now_s: float) -> tuple[str, float]:
         """The strongest reason to ask a row, and when that is expected."""
