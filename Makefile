@@ -47,7 +47,7 @@ $(READY): pyproject.toml constraints.txt scripts/find-python
 	@python=$$(PYTHON='$(PYTHON)' sh scripts/find-python) && echo "setting up $(VENV) with $$python" \
 	  && { test -x $(BIN)/python || $$python -m venv $(VENV); }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-	  --editable '.[services,embedded,dev]'
+	  --editable '.[services,tracing,embedded,dev]'
 	@touch $@
 
 clean:

@@ -9,8 +9,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
+from trace_collector import Collected, Collector, collecting
 
 SERVERCHANGE = (sys.executable, "-P", "-m", "serverchange.cli")
 TIMEOUT_S = 90.0
@@ -22,14 +24,21 @@ pytestmark = pytest.mark.slow
 class Up:
     """A running `serverchange up`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, collector: Collector) -> None:
         self.folder = folder
+        self.collector = collector
         self._process = subprocess.Popen(
             [*SERVERCHANGE, "up", "--simulator", "--channels", "40", "--data", str(folder)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, "SERVERCHANGE_KAFKA_PARTITIONS": "4"},
+            env={
+                **os.environ,
+                "SERVERCHANGE_KAFKA_PARTITIONS": "4",
+                "SERVERCHANGE_RECONNECTOR_OVERLAP_S": "1",
+                "SERVERCHANGE_PROCESS_TRACE_ENDPOINT": collector.url,
+                "OTEL_BSP_SCHEDULE_DELAY": "200",
+            },
         )
         assert self._process.stdout is not None
         self.said: list[str] = []
@@ -67,11 +76,12 @@ class Up:
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    running = Up(tmp_path_factory.mktemp("up") / "data")
-    yield running
-    family = running.family()
-    assert running.stop() == 0
-    _, alive = psutil.wait_procs(family, timeout=TIMEOUT_S)
+    with collecting() as collector:
+        running = Up(tmp_path_factory.mktemp("up") / "data", collector)
+        yield running
+        family = running.family()
+        assert running.stop() == 0
+        _, alive = psutil.wait_procs(family, timeout=TIMEOUT_S)
     assert alive == []
 
 
@@ -116,6 +126,36 @@ def test_a_pin_wins_and_its_history_is_kept(up: Up) -> None:
     while (newest := json.loads(up.ask("history", CHANNEL, "--json")[1])[0])["cluster"] != "aws":
         assert time.monotonic() < deadline
     assert newest["what"] == "moved"
+
+
+def test_one_trace_leads_from_the_notice_to_the_end_of_the_handover(up: Up) -> None:
+    other = "streamer_000002"
+    control = json.loads((up.folder / "simulator" / "addresses.json").read_text())["control_url"]
+    up.ask("channels", "add", other, "--service", "mine")
+    up.collector.wait_for(
+        lambda spans: [one for one in spans if (one.name, one.channel) == ("handover", other)], TIMEOUT_S
+    )
+
+    httpx.post(f"{control}/control/api-lag", json={"mean_minutes": 0, "max_minutes": 0}).raise_for_status()
+    httpx.post(f"{control}/control/live", json={"channel": other, "live": False}).raise_for_status()
+    here = json.loads(up.ask("where", other, "--json")[1])["channels"][0]["cluster"]
+    target = "aws" if here != "aws" else "main"
+    httpx.post(f"{control}/control/move", json={"channel": other, "cluster": target}).raise_for_status()
+
+    def whole(spans: list[Collected]) -> list[Collected] | None:
+        heard = [one.trace_id for one in spans if one.name == "notice.heard" and one.channel == other]
+        traces = [[one for one in spans if one.trace_id == trace_id] for trace_id in heard]
+        return next((trace for trace in traces if any(one.name == "handover" for one in trace)), None)
+
+    trace = up.collector.wait_for(whole, TIMEOUT_S)
+    by_name = {one.name: one for one in sorted(trace, key=lambda one: -one.started_ns)}
+    notice, lookup, handover = by_name["notice.heard"], by_name["lookup"], by_name["handover"]
+    assert (notice.service, notice.parent_id) == ("reconnector", "")
+    assert (lookup.service, lookup.parent_id) == ("poller", notice.span_id)
+    assert {by_name[name].service for name in ("fold", "publish")} == {"materializer"}
+    assert {by_name[name].parent_id for name in ("fold", "publish")} == {lookup.span_id}
+    assert (handover.service, handover.parent_id) == ("reconnector", lookup.span_id)
+    assert notice.started_ns <= lookup.started_ns <= lookup.ended_ns <= handover.ended_ns
 
 
 def test_the_tables_are_the_fold_of_the_log(up: Up) -> None:

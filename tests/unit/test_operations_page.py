@@ -10,6 +10,7 @@ import yaml
 from typer.main import get_command
 
 from serverchange.adapters.process import ExitCode
+from serverchange.adapters.tracing import SpanName
 from serverchange.cli.doctor.settings_checks import known_variables
 from serverchange.cli.main import app
 
@@ -36,6 +37,10 @@ def test_no_section_is_about_an_alert_that_does_not_exist() -> None:
 def test_every_exit_code_of_a_process_is_explained() -> None:
     told = {int(code) for code in re.findall(r"^\| (\d+) \|", SECTIONS["Exit codes"], re.MULTILINE)}
     assert {int(code) for code in ExitCode} <= told
+
+
+def test_every_span_is_explained() -> None:
+    assert re.findall(r"^\| `([a-z.]+)` \|", SECTIONS["Traces"], re.MULTILINE) == list(SpanName)
 
 
 def test_every_link_leads_somewhere() -> None:

@@ -19,7 +19,7 @@ COPY_STATES: Final = (
 )
 COPY_CHANGES: Final = (
     "COPY cluster_change (channel, generation, version, what, previous, cluster, since_ms, kind, labels, account,"
-    " evidence, partition, log_offset) FROM STDIN"
+    " evidence, partition, log_offset, traceparent) FROM STDIN"
 )
 COPY_DEAD_LETTERS: Final = (
     "COPY dead_letter (topic_id, partition, log_offset, topic, reason, sqlstate, key, value, appended_ms) FROM STDIN"
@@ -67,7 +67,8 @@ def _change_line(row: ChangeRow) -> str:
     return (
         f"{change.channel}\t{row.generation}\t{change.version}\t{change.what.value}\t{change.previous or _NULL}\t"
         f"{change.cluster or _NULL}\t{change.since_ms}\t{change.kind.value}\t{_escaped(text_array(change.labels))}\t"
-        f"{change.account or _NULL}\t{_escaped(text_array(change.evidence))}\t{row.partition}\t{row.offset}\n"
+        f"{change.account or _NULL}\t{_escaped(text_array(change.evidence))}\t{row.partition}\t{row.offset}\t"
+        f"{row.traceparent or _NULL}\n"
     )
 
 

@@ -139,7 +139,9 @@ def fold_records(
         if folded.state is not None and channel is not None:
             after[channel] = folded.state
         if folded.change is not None:
-            result.changes.append(ChangeRow(folded.change, log.generation, log.partition, record.offset))
+            traceparent = None if isinstance(event, Rejected) else event.traceparent
+            row = ChangeRow(folded.change, log.generation, log.partition, record.offset, traceparent)
+            result.changes.append(row)
         if folded.refused is not None:
             result.dead_letters.append(_dead_letter(record, log, folded.refused, event))
     return result

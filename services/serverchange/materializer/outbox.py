@@ -36,6 +36,7 @@ from serverchange.adapters.postgres import projection
 from serverchange.adapters.postgres.connections import AsyncConnection, connect
 from serverchange.adapters.postgres.projection import ChangeRow, DeadLetterRow, OutboxWork
 from serverchange.adapters.settings import Settings
+from serverchange.adapters.tracing import SpanName, is_tracing, record_span
 from serverchange.events import (
     KAFKA_HEADERS,
     ChangedData,
@@ -99,6 +100,7 @@ class _Message:
     key: bytes | None
     value: bytes
     kind: str = field(default="change")
+    traceparent: str | None = None
 
 
 class Outbox:
@@ -336,6 +338,7 @@ class Outbox:
         what it left. (An abort of a producer that is being stopped waits for ever.)
         """
         log = TopicPartition(topic_name(self._settings.kafka, CHANNEL_EVENTS), partition)
+        started_s = time.time()
         async with asyncio.timeout(STEP_TIMEOUT_S):
             await producer.begin_transaction()
             await asyncio.gather(*await self._hand_over(producer, messages))
@@ -343,6 +346,8 @@ class Outbox:
             if group is not None:
                 await producer.send_offsets_to_transaction({log: messages[-1].offset + 1}, group)
             await producer.commit_transaction()
+        if is_tracing():
+            _trace(messages, started_s, time.time())
         if partition in self._owing:
             self._owing[partition] = time.monotonic()
 
@@ -367,7 +372,7 @@ class Outbox:
     def _change_message(self, row: ChangeRow) -> _Message:
         event = change_event(row)
         topic = topic_name(self._settings.kafka, CLUSTER_CHANGES)
-        return _Message(row.offset, topic, event.subject.encode(), event.to_record())
+        return _Message(row.offset, topic, event.subject.encode(), event.to_record(), traceparent=row.traceparent)
 
     def _letter_message(self, row: DeadLetterRow) -> _Message:
         topic = topic_name(self._settings.kafka, DEAD_LETTERS)
@@ -410,6 +415,19 @@ class Outbox:
             await connection.close()
 
 
+def _trace(messages: Sequence[_Message], started_s: float, ended_s: float) -> None:
+    """Record the Kafka transaction in the trace of every change in it."""
+    for message in messages:
+        if message.traceparent is not None and message.key is not None:
+            record_span(
+                SpanName.PUBLISH,
+                parent=message.traceparent,
+                started_s=started_s,
+                ended_s=ended_s,
+                attributes={"channel": message.key.decode(), "messages": len(messages)},
+            )
+
+
 def _batches(producer: AIOKafkaProducer, messages: Sequence[_Message]) -> Iterator[Any]:
     """Yield batches that hold the messages in order.
 
@@ -448,6 +466,7 @@ def change_event(row: ChangeRow) -> ClusterChanged:
         id=change_id(change.channel, row.generation, change.version),
         source=SOURCE,
         time=since,
+        traceparent=row.traceparent,
         subject=change.channel,
         data=ChangedData(
             what=change.what,

@@ -15,7 +15,7 @@ from typing import Final, TypeAlias
 from serverchange.adapters.kafka.log_identity import TopicIdentity, record_sha256
 from serverchange.adapters.postgres import projection
 from serverchange.adapters.postgres.connections import AsyncConnection
-from serverchange.adapters.postgres.projection import HoleRow, LogPosition
+from serverchange.adapters.postgres.projection import ChangeRow, HoleRow, LogPosition
 from serverchange.materializer.fault_points import reach
 from serverchange.materializer.folding import Decoded, Fold, PartitionLog, RefusedByPostgres, fold_records
 from serverchange.tracker.channel_state import ChannelState
@@ -47,6 +47,7 @@ class Applied:
         touched: partitions whose outbox has work.
         refused: partitions whose run was not contiguous: position them anew.
         holes: offsets that held no record and were passed.
+        traced: the changes that belong to a trace.
     """
 
     records: int = 0
@@ -55,6 +56,7 @@ class Applied:
     touched: set[int] = field(default_factory=set)
     refused: set[int] = field(default_factory=set)
     holes: list[HoleRow] = field(default_factory=list)
+    traced: list[ChangeRow] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +169,7 @@ def _next_position(step: _Step) -> tuple[int, int, bytes | None, int | None, int
 def _count(applied: Applied, step: _Step, fold: Fold) -> None:
     applied.records += len(step.decoded)
     applied.changes.extend(row.change.what.value for row in fold.changes)
+    applied.traced.extend(row for row in fold.changes if row.traceparent is not None)
     applied.dead_letters += len(fold.dead_letters)
     applied.holes.extend(step.holes)
     if fold.changes or fold.dead_letters:

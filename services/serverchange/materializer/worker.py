@@ -27,6 +27,7 @@ from serverchange.adapters.postgres import projection
 from serverchange.adapters.postgres.connections import AsyncConnection, connect
 from serverchange.adapters.process import Readiness
 from serverchange.adapters.settings import Settings
+from serverchange.adapters.tracing import SpanName, is_tracing, record_span
 from serverchange.materializer.fault_points import reach
 from serverchange.materializer.folding import RefusedByPostgres, decode_records
 from serverchange.materializer.log_matching import LogReader, match_log
@@ -224,6 +225,8 @@ class Worker:
 
     def _note(self, applied: Applied) -> None:
         self.applied_at = time.monotonic()
+        if is_tracing():
+            _trace(applied.traced)
         self.lost |= applied.refused & self.owned
         metrics.RECORDS_FOLDED.inc(applied.records)
         metrics.DEAD_LETTERS.inc(applied.dead_letters)
@@ -260,6 +263,24 @@ def refuse_other_rules(positions: Sequence[projection.LogPosition]) -> None:
                 f"the tables were made by rules {position.rules_version}, this release has rules {RULES_VERSION}: "
                 "run serverchange rebuild --swap, then start again"
             )
+
+
+def _trace(rows: Sequence[projection.ChangeRow]) -> None:
+    """Record, of each change, the time from the append of the record that decided it to the commit just done."""
+    for row in rows:
+        record_span(
+            SpanName.FOLD,
+            parent=row.traceparent,
+            started_s=row.change.since_ms / 1000,
+            ended_s=time.time(),
+            attributes={
+                "channel": row.change.channel,
+                "cluster": row.change.cluster,
+                "version": row.change.version,
+                "partition": row.partition,
+                "offset": row.offset,
+            },
+        )
 
 
 def _came_unasked(run: Run) -> bool:

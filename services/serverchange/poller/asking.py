@@ -10,7 +10,7 @@ import asyncio
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final, cast
 
@@ -23,6 +23,7 @@ from serverchange.adapters.platform_api import ClusterAnswer, NoInformation, Pla
 from serverchange.adapters.postgres.freshness import Fresh
 from serverchange.adapters.process import Readiness
 from serverchange.adapters.settings import Settings
+from serverchange.adapters.tracing import SpanName, record_span
 from serverchange.events import Channel, ChannelLive, ClusterServers, LiveData, ServersData
 from serverchange.poller.bell import Bell
 from serverchange.poller.cluster_servers import ClusterServersBoard
@@ -33,6 +34,7 @@ from serverchange.poller.live_board import LiveBoard
 from serverchange.poller.permission import Permission
 from serverchange.poller.platform_clock import PlatformClock
 from serverchange.poller.share import Share, may_be_asked
+from serverchange.poller.traces import Traces
 from serverchange.topics import CHANNEL_EVENTS, CHANNEL_LIVE, CLUSTERS
 from serverchange.tracker.lookup_schedule import Lookup, LookupSchedule, Request, StreamsScan, Wait
 
@@ -76,6 +78,7 @@ class Parts:
     api: PlatformApi
     publisher: EventPublisher
     permission: Permission
+    traces: Traces
 
 
 class _Slot:
@@ -185,6 +188,7 @@ class Asking:
             event_id=str(uuid_utils.uuid7()),
             source=SOURCE,
         )
+        finding = self._trace(question, finding, answer, elapsed_s)
         if finding.meaning is Meaning.MOVES:
             # Told before the log can tell: of the two, this one says what the schedule's own question brought.
             self._parts.schedule.answered(
@@ -202,6 +206,32 @@ class Asking:
         finally:
             self._publishing.discard(channel)
         self._conclude(channel, finding, question.answered_at(elapsed_s))
+
+    def _trace(self, question: Question, finding: Finding, answer: ClusterAnswer, elapsed_s: float) -> Finding:
+        """Record a lookup that somebody waits for, or that tells something new; its event carries the trace on."""
+        traces, channel = self._parts.traces, question.channel
+        parent = traces.parent(channel)
+        if finding.event is None and parent is None:
+            return finding
+        traceparent = record_span(
+            SpanName.LOOKUP,
+            parent=parent,
+            started_s=question.asked_at.timestamp(),
+            ended_s=question.answered_at(elapsed_s).timestamp(),
+            attributes={
+                "channel": channel,
+                "cluster": answer.cluster,
+                "meaning": finding.meaning.name.lower(),
+                "asked_after": question.asked_after,
+            },
+        )
+        if finding.meaning in {Meaning.AGREES, Meaning.POINTLESS}:
+            traces.forget(channel)
+        elif parent is None:
+            traces.note(channel, traceparent)  # what verifies this answer belongs to it
+        if finding.event is None:
+            return finding
+        return replace(finding, event=finding.event.model_copy(update={"traceparent": traceparent}))
 
     async def _publish(self, finding: Finding) -> None:
         """Publish what would alter belief, and wait for the log to bring it back: nobody folds it twice."""

@@ -35,6 +35,7 @@ from serverchange.poller.live_board import LiveBoard
 from serverchange.poller.loading import LoadedPartition, RefusedPartition, load_partitions
 from serverchange.poller.platform_clock import PlatformClock
 from serverchange.poller.share import Share, Update, may_be_asked
+from serverchange.poller.traces import Traces
 from serverchange.topics import CHANNEL_EVENTS
 from serverchange.tracker.channel_state import ChannelState, Status
 from serverchange.tracker.lookup_schedule import LookupSchedule
@@ -76,6 +77,7 @@ class Following:
         clock: PlatformClock,
         board: LiveBoard,
         bell: Bell,
+        traces: Traces,
     ) -> None:
         self._settings = settings
         self._readiness = readiness
@@ -84,6 +86,7 @@ class Following:
         self._clock = clock
         self._board = board
         self._bell = bell
+        self._traces = traces
         self._client_id = f"poller-{settings.process.name}"
         self._events: asyncio.Queue[_Event] = asyncio.Queue()
         self._tickets = count(1)
@@ -226,7 +229,10 @@ class Following:
         before, after = update.before, update.after
         if not may_be_asked(after):
             self._schedule.untrack(after.channel)
+            self._traces.forget(after.channel)
             return
+        if not (after.verified or isinstance(update.event, ClusterObserved)):
+            self._traces.note(after.channel, update.event.traceparent)
         if before is None or after.channel not in self._schedule or before.wanting != after.wanting:
             self._track(after)
             self._bell.ring(urgent=not after.verified)
@@ -252,6 +258,7 @@ class Following:
             self._board.forget(channels)
             for channel in channels:
                 self._schedule.untrack(channel)
+                self._traces.forget(channel)
             self._readiness.found(_log_part(partition))
         _log.info(LogEvent.PARTITIONS_REVOKED, partitions=sorted(partitions))
 

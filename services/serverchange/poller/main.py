@@ -23,6 +23,7 @@ from serverchange.poller.live_board import LiveBoard
 from serverchange.poller.permission import Permission
 from serverchange.poller.platform_clock import PlatformClock
 from serverchange.poller.share import Share
+from serverchange.poller.traces import Traces
 from serverchange.tracker.lookup_schedule import LookupSchedule, ScheduleSettings
 
 WATCH_INTERVAL_S: Final = 5.0
@@ -61,7 +62,7 @@ async def poll_platform(settings: Settings, process: Process) -> None:
         publisher = EventPublisher(settings.kafka, client_id=client_id)
         share, board, clock = Share(), LiveBoard(), PlatformClock(settings.poller.time_scale)
         schedule = LookupSchedule(_schedule_settings(settings, clock), now_s=clock.now_s())
-        bell = Bell()
+        bell, traces = Bell(), Traces()
         following = Following(
             settings,
             process.readiness,
@@ -70,10 +71,11 @@ async def poll_platform(settings: Settings, process: Process) -> None:
             clock=clock,
             board=board,
             bell=bell,
+            traces=traces,
         )
         freshness = FreshnessWriter(pool, share, process.readiness, flush_s=settings.poller.freshness_flush_s)
         permission = Permission(pool, process.readiness, requests_per_second=settings.platform.requests_per_second)
-        parts = Parts(share, schedule, clock, board, freshness, following, api, publisher, permission)
+        parts = Parts(share, schedule, clock, board, freshness, following, api, publisher, permission, traces)
         asking = Asking(settings, process.readiness, parts, bell)
         process.routes.append(explain_route(process.settings.name, share, schedule, clock))
         await _run_until_stopped(process, parts, asking, tell_where(process, pool))

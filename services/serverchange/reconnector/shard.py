@@ -7,6 +7,7 @@ from the fleet, all in the event loop. Nothing here waits for Kafka or PostgreSQ
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from serverchange.adapters.log_events import LogEvent
 from serverchange.adapters.logs import get_logger
 from serverchange.adapters.postgres.doubts import OpenDoubt
 from serverchange.adapters.server_directory import ServerDirectory
+from serverchange.adapters.tracing import SpanName, is_tracing, record_span
 from serverchange.events import (
     ChangeKind,
     Channel,
@@ -40,7 +42,7 @@ from serverchange.events import (
 from serverchange.reconnector.chat_writer import ChatWriter
 from serverchange.reconnector.silence import SilenceWatch
 from serverchange.topics import CHANNEL_LIVE, CLUSTERS, SHARD_HOLDINGS
-from serverchange.tracker.handover_words import Record
+from serverchange.tracker.handover_words import Outcome, Record
 from serverchange.tracker.holdings import (
     Assigned,
     Confirmed,
@@ -109,6 +111,7 @@ class Shard:
         self._doubts: dict[Channel, tuple[int, int]] = {}
         self._records: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
         self._confirming: asyncio.TimerHandle | None = None
+        self._traces: dict[Channel, str] = {}
         self._silence = SilenceWatch()
         self._live: set[Channel] = set()
         self.changed = asyncio.Event()
@@ -129,7 +132,7 @@ class Shard:
             self._drop(channel)
         self._forget_foreign(partition)
         for change in snapshot.values():
-            self.channel_changed(partition, change)
+            self._follow(partition, change)
 
     def partition_revoked(self, partition: int) -> None:
         """Keep every link: the channels go one by one, as the taker confirms them."""
@@ -139,6 +142,11 @@ class Shard:
 
     def channel_changed(self, partition: int, change: ClusterChanged) -> None:
         """Join a channel, move it, or leave it."""
+        if change.traceparent is not None and change.data.what in {ChangeKind.FIRST_SEEN, ChangeKind.MOVED}:
+            self._traces[change.subject] = change.traceparent
+        self._follow(partition, change)
+
+    def _follow(self, partition: int, change: ClusterChanged) -> None:
         channel = change.subject
         known = self._partition(partition)
         if known.holding.ours is None:
@@ -252,9 +260,13 @@ class Shard:
             self._confirm(partition, [channel])
         self.changed.set()
 
-    def handover_ended(self, channel: Channel, record: Record) -> None:  # noqa: ARG002  (counted by the fleet)
-        """Forget the doubts of that handover."""
+    def handover_ended(self, channel: Channel, record: Record) -> None:
+        """Forget the doubts of that handover, and end its trace."""
         self._doubts.pop(channel, None)
+        if record.outcome is not Outcome.SUPERSEDED:  # the handover that a newer decision asked for is still to come
+            traceparent = self._traces.pop(channel, None)
+            if traceparent is not None and is_tracing():
+                trace_handover(channel, record, traceparent, time.time() - self._loop.time())
         self.changed.set()
 
     # Doubts.
@@ -343,6 +355,7 @@ class Shard:
         if partition is not None:
             self._partitions[partition].channels.discard(channel)
         self._doubts.pop(channel, None)
+        self._traces.pop(channel, None)
         self._silence.forget(channel)
         self.fleet.unwant(channel)
         self.changed.set()
@@ -367,3 +380,23 @@ class Shard:
             if known.confirmed:
                 channels, known.confirmed = tuple(known.confirmed), []
                 self._tell(partition, Confirmed(channels))
+
+
+def trace_handover(channel: Channel, record: Record, parent: str, epoch_s: float) -> None:
+    """Record a handover in the trace of the change that asked for it; `epoch_s` turns the record's clock into time."""
+    steps = {"join sent": record.sent_at, "confirmed": record.confirmed_at}
+    record_span(
+        SpanName.HANDOVER,
+        parent=parent,
+        started_s=record.begun_at + epoch_s,
+        ended_s=record.ended_at + epoch_s,
+        attributes={
+            "channel": channel,
+            "cause": record.cause.value,
+            "outcome": record.outcome.value,
+            "source": record.source,
+            "target": record.target,
+            "tries": record.tries,
+        },
+        steps={name: at_s + epoch_s for name, at_s in steps.items() if at_s is not None},
+    )

@@ -17,6 +17,7 @@ import uuid_utils
 from serverchange.adapters.kafka.publisher import EventPublisher, PublishError
 from serverchange.adapters.log_events import LogEvent
 from serverchange.adapters.logs import get_logger
+from serverchange.adapters.tracing import Span, SpanName
 from serverchange.events import (
     GROUP_CLUSTER,
     Channel,
@@ -80,11 +81,17 @@ class Hearsay:
         self, channel: Channel, heard_on: Cluster, target: Cluster | None, version: int, *, joining: bool
     ) -> None:
         """Publish that the server at `heard_on` says the channel is not there."""
+        span = Span(
+            SpanName.NOTICE_HEARD,
+            parent=None,
+            attributes={"channel": channel, "heard_on": heard_on, "target": target, "believed_version": version},
+        )
         believable = target in self._known() and target not in (heard_on, GROUP_CLUSTER)
         event = ServerChangeReceived(
             id=str(uuid_utils.uuid7()),
             source=self._source,
             time=datetime.now(UTC),
+            traceparent=span.traceparent,
             subject=channel,
             data=ServerChangeData(
                 heard_on=heard_on,
@@ -94,28 +101,31 @@ class Hearsay:
             ),
         )
         _log.info(LogEvent.NOTICE_HEARD, channel=channel, heard_on=heard_on, target=target, version=version)
-        self._send(channel, event.to_record(), None)
+        self._send(channel, event.to_record(), span, None)
 
     def doubt(self, channel: Channel, reason: DoubtReason) -> None:
         """Publish that a lookup should be asked for this channel."""
+        span = Span(SpanName.DOUBT_RAISED, parent=None, attributes={"channel": channel, "reason": reason.value})
         event = ChannelDoubted(
             id=str(uuid_utils.uuid7()),
             source=self._source,
             time=datetime.now(UTC),
+            traceparent=span.traceparent,
             subject=channel,
             data=DoubtedData(reason=reason),
         )
-        self._send(channel, event.to_record(), self._on_doubt)
+        self._send(channel, event.to_record(), span, self._on_doubt)
 
-    def _send(self, channel: Channel, record: bytes, then: Published | None) -> None:
+    def _send(self, channel: Channel, record: bytes, span: Span, then: Published | None) -> None:
         if len(self._tasks) >= WAITING_MAX:
+            span.end(failure="too many facts wait for Kafka")
             _log.error(LogEvent.LINES_DROPPED, reason="too many facts wait for Kafka", channel=channel)
             return
-        task = asyncio.get_running_loop().create_task(self._publish(channel, record, then))
+        task = asyncio.get_running_loop().create_task(self._publish(channel, record, span, then))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _publish(self, channel: Channel, record: bytes, then: Published | None) -> None:
+    async def _publish(self, channel: Channel, record: bytes, span: Span, then: Published | None) -> None:
         for _ in range(TRIES_MAX):
             try:
                 partition, offset = await self._publisher.publish(CHANNEL_EVENTS, channel, record)
@@ -123,6 +133,8 @@ class Hearsay:
                 _log.warning(LogEvent.KAFKA_LOST, reason=str(error))
                 await asyncio.sleep(RETRY_S)
                 continue
+            span.end()
             if then is not None:
                 then(channel, partition, offset)
             return
+        span.end(failure="Kafka did not take it")

@@ -30,10 +30,14 @@ from serverchange.adapters import metrics
 from serverchange.adapters.log_events import LogEvent
 from serverchange.adapters.logs import configure_logs, get_logger
 from serverchange.adapters.settings import ProcessSettings
+from serverchange.adapters.tracing import configure_tracing, flush_traces
 
 _log = get_logger("process")
 
 HEALTH_START_TIMEOUT_S: Final = 10.0
+
+FLUSH_TRACES_S: Final = 0.5
+"""What the last traces may take of the 4.5 s that a stop may take; a collector that hangs loses them."""
 
 
 class ExitCode(IntEnum):
@@ -117,12 +121,14 @@ def run_process(service: str, settings: ProcessSettings, main: Main, *, stop_tim
     is logged with its stack and ends the process with code 70.
     """
     configure_logs(settings, service=service)
+    configure_tracing(settings, service=service)
     faulthandler.enable()
     try:
         asyncio.run(_run(service, settings, main, stop_timeout_s or settings.stop_timeout_s))
     except Exception:  # noqa: BLE001  (the last resort: log the stack, say the code, end)
         _log.exception(LogEvent.PROCESS_FAILED, code=int(ExitCode.BUG))
         _exit_now(ExitCode.BUG)
+    flush_traces(FLUSH_TRACES_S)
     _log.info(LogEvent.PROCESS_STOPPED)
     _exit_now(ExitCode.OK)
 

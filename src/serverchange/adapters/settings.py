@@ -124,6 +124,18 @@ class ProcessSettings(_Section):
     log_format: Literal["auto", "json", "console"] = Field(
         "auto", description="auto: console on a terminal, else JSON."
     )
+    trace_endpoint: str = Field(
+        "",
+        pattern=r"^(https?://\S+)?$",
+        description="Collector of traces, OTLP over HTTP, e.g. http://collector:4318/v1/traces; empty: no traces. "
+        "Needs the extra `tracing`.",
+    )
+    trace_share: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Part of the traces begun here that is kept; others are kept as their begin says.",
+    )
     state_dir: Path = Field(Path(".serverchange"), description="Folder for what a process keeps on disk.")
     stop_timeout_s: float = Field(4.5, gt=0, le=3600, description="Seconds from SIGTERM to the end at the latest.")
 

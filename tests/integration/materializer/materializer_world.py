@@ -201,7 +201,8 @@ def tracked(channel: str) -> bytes:
 
 def observed(channel: str, cluster: str, asked_after: int) -> bytes:
     data = {"cluster": cluster, "asked_after": asked_after, "asked_at": NOW, "answered_at": NOW, "via": "servers"}
-    return ClusterObserved.model_validate(_envelope(channel, data)).to_record()
+    trace = {"traceparent": f"00-{next(_ids):032x}-{1:016x}-01"}
+    return ClusterObserved.model_validate(_envelope(channel, data) | trace).to_record()
 
 
 def _envelope(channel: str, data: dict[str, Any]) -> dict[str, Any]:

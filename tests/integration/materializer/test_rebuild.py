@@ -16,7 +16,10 @@ ROWS = (
     "SELECT channel, seq, known_after, status, cluster, left_cluster, verified, doubts, version, since_ms, labels,"
     " penalty, penalty_at_ms, evidence FROM channel_state ORDER BY channel"
 )
-HISTORY = "SELECT channel, version, what, previous, cluster, since_ms, evidence FROM cluster_change ORDER BY 1, 2"
+HISTORY = (
+    "SELECT channel, version, what, previous, cluster, since_ms, evidence, traceparent FROM cluster_change"
+    " ORDER BY channel, version"
+)
 
 
 def fill(world: World, channels: int = 30) -> None:
@@ -30,6 +33,7 @@ def test_a_rebuild_equals_the_live_tables_and_swapping_it_in_changes_nothing(wor
     worker = world.start()
     fill(world)
     rows, history = world.rows(ROWS), world.rows(HISTORY)
+    assert all(row[-1] is not None for row in history), "the trace of the event that decided goes with the change"
     told: list[tuple[int, int]] = []
     report = rebuild.run(world.settings, compare=True, progress=lambda done, total: told.append((done, total)))
     assert report.differences == []

@@ -76,12 +76,13 @@ class DeadLetterRow:
 
 @dataclass(frozen=True, slots=True)
 class ChangeRow:
-    """A change with the generation it belongs to and the record that decided it."""
+    """A change with the generation it belongs to, the record that decided it and that record's trace, if any."""
 
     change: Change
     generation: int
     partition: int
     offset: int
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +264,7 @@ async def store_changes(connection: AsyncConnection, rows: Sequence[ChangeRow]) 
         text_array([" ".join(change.evidence) for change in changes]),
         number_array([row.partition for row in rows]),
         number_array([row.offset for row in rows]),
+        text_array([row.traceparent or "" for row in rows]),
     ]
     await connection.execute(_SQL["store_changes"], columns)
 
@@ -367,7 +369,7 @@ def _parse_change(row: TupleRow, partition: int) -> ChangeRow:
         account=row[9],
         evidence=tuple(row[10]),
     )
-    return ChangeRow(change, generation=row[1], partition=partition, offset=row[11])
+    return ChangeRow(change, generation=row[1], partition=partition, offset=row[11], traceparent=row[12])
 
 
 async def load_republications(connection: AsyncConnection, partition: int, limit: int) -> list[ChangeRow]:

@@ -82,17 +82,17 @@ ON CONFLICT (channel) DO UPDATE SET
 -- name: store_changes
 INSERT INTO cluster_change (
     channel, generation, version, what, previous, cluster, since_ms, kind, labels, account, evidence, partition,
-    log_offset
+    log_offset, traceparent
 )
 SELECT u.channel, u.generation, u.version, u.what, nullif(u.previous, ''), nullif(u.cluster, ''), u.since_ms, u.kind,
        string_to_array(u.labels, ' '), nullif(u.account, ''), string_to_array(u.evidence, ' '), u.partition,
-       u.log_offset
+       u.log_offset, nullif(u.traceparent, '')
 FROM unnest(
     %s::text[], %s::integer[], %s::bigint[], %s::text[], %s::text[], %s::text[], %s::bigint[], %s::text[],
-    %s::text[], %s::text[], %s::text[], %s::integer[], %s::bigint[]
+    %s::text[], %s::text[], %s::text[], %s::integer[], %s::bigint[], %s::text[]
 ) AS u (
     channel, generation, version, what, previous, cluster, since_ms, kind, labels, account, evidence, partition,
-    log_offset
+    log_offset, traceparent
 )
 
 -- name: store_dead_letter
@@ -119,7 +119,8 @@ WHERE p.partition = u.partition AND p.position >= u.end_offset
 
 -- name: load_unpublished_changes
 -- What the outbox still owes for one partition, in log order.
-SELECT channel, generation, version, what, previous, cluster, since_ms, kind, labels, account, evidence, log_offset
+SELECT channel, generation, version, what, previous, cluster, since_ms, kind, labels, account, evidence, log_offset,
+       traceparent
 FROM cluster_change
 WHERE partition = %(partition)s AND log_offset >= %(since_offset)s AND log_offset < %(before_offset)s
 ORDER BY log_offset
@@ -147,7 +148,7 @@ ORDER BY p.partition
 
 -- name: load_republications
 SELECT c.channel, c.generation, c.version, c.what, c.previous, c.cluster, c.since_ms, c.kind, c.labels, c.account,
-       c.evidence, c.log_offset
+       c.evidence, c.log_offset, c.traceparent
 FROM republication AS r
 JOIN cluster_change AS c ON c.channel = r.channel AND c.version = r.version
 WHERE r.partition = %(partition)s
