@@ -86,7 +86,7 @@ class Report:
     channel_map_channels: int
 
 
-def main(argv: Sequence[str]) -> None:
+def main(argv: Sequence[str]) -> int:
     """Run the benchmark and print what it found."""
     arguments = _parser().parse_args(argv)
     configure_logs(ProcessSettings(log_level="warning"), service="bench")  # to standard error: the output is the report
@@ -94,9 +94,10 @@ def main(argv: Sequence[str]) -> None:
         report = _measure(arguments, stack)
     if arguments.json:
         print(json.dumps(asdict(report)))
-        return
+        return 0
     for name, value in asdict(report).items():
         print(f"{name:<28} {value:,.2f}" if isinstance(value, float) else f"{name:<28} {value:,}")
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -231,9 +232,10 @@ def _bulk(stack: EmbeddedStack, port: int, names: Sequence[str]) -> tuple[float,
         f"http://127.0.0.1:{port}/channels:lookup", body, {"content-type": "application/json"}
     )
 
-    def ask() -> int:
+    def ask() -> bytes:
         with urllib.request.urlopen(request, timeout=120) as response:  # noqa: S310
-            return len(response.read())
+            answer: bytes = response.read()
+            return answer
 
     with psycopg.connect(stack.postgres.dsn, autocommit=True) as connection:
 
@@ -242,7 +244,8 @@ def _bulk(stack: EmbeddedStack, port: int, names: Sequence[str]) -> tuple[float,
 
         if select() != len(names):
             raise RuntimeError("the tables do not hold the names")
-        ask()
+        if len(json.loads(ask())["channels"]) != len(names):
+            raise RuntimeError("the API did not answer for all names")
         times = [(_seconds(ask), _seconds(select)) for _ in range(ROUNDS)]
     return statistics.median(ours for ours, _ in times), statistics.median(bare for _, bare in times)
 
@@ -262,7 +265,8 @@ async def _streams(
     topic = topic_name(kafka, CLUSTER_CHANGES)
     with _serving_api(stack, kafka, port) as first:
         reading = [asyncio.create_task(reader.run()) for reader in readers]
-        await asyncio.gather(*(reader.connected.wait() for reader in readers))
+        async with asyncio.timeout(SSE_TIMEOUT_S):
+            await asyncio.gather(*(reader.connected.wait() for reader in readers))
         started_s = time.perf_counter()
         await asyncio.to_thread(_produce, producer, topic, range(1, changes // 2 + 1), "s")
         while sum(len(reader.versions) for reader in readers) < clients * changes // 4:  # noqa: ASYNC110
