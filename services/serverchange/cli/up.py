@@ -80,7 +80,7 @@ def _print_addresses(fleet: Fleet, settings_file: Path, token_file: Path, addres
         "Everything is up. Ctrl-C stops it; the data stays.",
         f"  Kafka        {fleet.kafka.bootstrap_servers}",
         f"  PostgreSQL   {fleet.stack.postgres.dsn}",
-        f"  state API    {fleet.api_url}   (docs: {fleet.api_url}/docs)",
+        f"  state API    {fleet.api_url}   (live page; document: /openapi.json)",
     ]
     if addresses is not None:
         lines += [f"  platform     {addresses.api_url}", f"  its control  {addresses.control_url}/control/status"]
