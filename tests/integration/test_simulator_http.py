@@ -208,6 +208,16 @@ async def test_truth_follows_every_move() -> None:
         assert after["at"] > before["at"]
 
 
+async def test_all_channels_move_at_once_except_group_channels_and_never_while_one_is_live() -> None:
+    async with controlled(group_channels=3) as (simulator, client):
+        simulator.set_live(NYMN, True)
+        assert (await client.post("/move", json={"cluster": "aws"})).status_code == 409
+        assert (await client.get("/truth")).json()["moves"] == 0
+        moved = await client.post("/move", json={"cluster": "aws", "force": True})
+        assert moved.json() == {"cluster": "aws", "moved": 17}
+        assert sorted((await client.get("/truth")).json()["channels"].values()) == ["aws"] * 17 + ["group"] * 3
+
+
 @pytest.mark.parametrize(
     ("route", "body", "status"),
     [

@@ -241,6 +241,9 @@ class Control:
 
     async def _post_move(self, request: HttpRequest) -> HttpResponse:
         order = _order(request, orders.MoveOrder)
+        if order.channel is None:
+            moved = self._simulator.move_all(order.cluster, force=order.force)
+            return json_response({"cluster": order.cluster, "moved": moved})
         move = self._simulator.move(order.channel, order.cluster, force=order.force)
         return json_response({"channel": move.channel, "previous": move.previous, "cluster": move.cluster})
 

@@ -30,8 +30,8 @@ class TimeOrder(_OrderModel):
 class MoveOrder(_OrderModel):
     """`POST /control/move`."""
 
-    channel: ChannelField
-    """Which channel."""
+    channel: ChannelField | None = None
+    """Which channel; None: all that live elsewhere, group channels left out."""
     cluster: ClusterField
     """Where to."""
     force: bool = False

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from serverchange.events import Channel, Cluster
+from serverchange.events import Channel, ChannelKind, Cluster
 from serverchange.simulator.addresses import AccountToken, Addresses, ClusterAddresses
 from serverchange.simulator.certificates import issue_server_certificate
 from serverchange.simulator.clock import ScaledClock
@@ -157,6 +157,24 @@ class Simulator:
         move = self.world.move(channel, cluster, self.clock.now_s(), force=force)
         self._tell([move])
         return move
+
+    def move_all(self, cluster: Cluster, *, force: bool = False) -> int:
+        """Move every channel that lives elsewhere, in one instant; return how many. Group channels stay.
+
+        Raises:
+            OrderRefusedError: there is no such cluster, or a channel is live and not forced; nothing is moved then.
+        """
+        here = self.world.cluster_of
+        movable = [
+            profile.name
+            for profile in self.world.profiles.values()
+            if profile.kind is not ChannelKind.GROUP and here[profile.name] != cluster
+        ]
+        if not force and (live := next((name for name in movable if name in self.world.live), None)):
+            raise OrderRefusedError(f"{live} is live; channels move only while they do not stream")
+        for channel in movable:
+            self.move(channel, cluster, force=force)
+        return len(movable)
 
     def set_live(self, channel: Channel, live: bool) -> None:
         """Make a channel stream or not, from now on whatever its habits.
