@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import bisect
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from serverchange.adapters.hosts import Server
@@ -22,6 +23,38 @@ BACKOFF_MAX_S: Final = 30.0
 is used within one (a remembered dead host was once tried for 14 hours: tatsuworks/gateway 87)."""
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Urgency:
+    """Which JOIN goes first: of live channels, then of those whose JOINs lasted, then of the busiest, then by turn.
+
+    The platform's budget makes most channels of a mass move wait, and what is lost meanwhile is their traffic. Where a
+    server cuts every link after so many JOINs, though, the busiest would be joined again and again and the rest never
+    (Chatterino2 3107): so channels whose last JOINs did not last go behind.
+
+    Attributes:
+        offline: not live.
+        in_vain: JOINs of late that were confirmed on a link which ended soon.
+        quiet: lines of late, negative.
+        turn: who asked first.
+    """
+
+    offline: bool
+    in_vain: int
+    quiet: int
+    turn: int = 0
+
+    @classmethod
+    def of(cls, *, live: bool, in_vain: int, lines: int) -> Urgency:
+        """Of a channel that is live or not, whose JOINs did not last so often, and that brought so many lines."""
+        return cls(not live, in_vain, -lines)
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    urgency: Urgency
+    join: Join
+
+
 @dataclass(slots=True, eq=False)
 class FleetLink:
     """One link and what the fleet keeps of it.
@@ -29,7 +62,7 @@ class FleetLink:
     Attributes:
         channels: those whose handover names this link: they are told when it ends.
         in_flight: channel → ticket of JOINs handed to the link whose bytes have not left.
-        welcomed: it has logged in.
+        welcomed_at: when it logged in (the loop's clock), None before.
         empty_since: since when no channel needs it.
     """
 
@@ -38,7 +71,7 @@ class FleetLink:
     server: Server
     channels: set[Channel] = field(default_factory=set)
     in_flight: dict[Channel, int] = field(default_factory=dict)
-    welcomed: bool = False
+    welcomed_at: float | None = None
     leaving: bool = False
     empty_since: float | None = None
 
@@ -67,33 +100,36 @@ class FleetCluster:
         self.closed_until = 0.0
         self.opening = 0
         self._channels_per_link = channels_per_link
-        self._urgent: dict[Channel, Join] = {}
-        self._waiting: dict[Channel, Join] = {}
+        self._wishes: dict[Channel, _Wish] = {}
+        self._order: list[tuple[Urgency, Channel]] = []  # may name wishes that stand no more
+        self._turns = 0
 
     @property
     def waiting(self) -> int:
         """JOINs that wait for a link or for budget."""
-        return len(self._urgent) + len(self._waiting)
+        return len(self._wishes)
 
-    def wish(self, channel: Channel, join: Join, *, urgent: bool) -> None:
-        """Add a JOIN, in place of the channel's earlier one. Urgent ones (live channels) go first."""
-        self.withdraw(channel)
-        (self._urgent if urgent else self._waiting)[channel] = join
+    def wish(self, channel: Channel, join: Join, urgency: Urgency) -> None:
+        """Add a JOIN, in place of the channel's earlier one."""
+        self._turns += 1
+        wish = self._wishes[channel] = _Wish(replace(urgency, turn=self._turns), join)
+        if len(self._order) > 2 * len(self._wishes):
+            self._order = sorted((one.urgency, name) for name, one in self._wishes.items() if name != channel)
+        bisect.insort(self._order, (wish.urgency, channel))
         self.wake.set()
 
     def withdraw(self, channel: Channel) -> None:
         """Forget the channel's JOIN."""
-        self._urgent.pop(channel, None)
-        self._waiting.pop(channel, None)
+        self._wishes.pop(channel, None)
 
     def first_waiting(self) -> Channel | None:
         """A channel whose JOIN waits, or None."""
         return next((channel for channel, _ in self._in_order()), None)
 
-    def hurry(self, channel: Channel) -> None:
-        """The channel went live: its JOIN, if one waits, goes first."""
-        if (join := self._waiting.pop(channel, None)) is not None:
-            self._urgent[channel] = join
+    def hurry(self, channel: Channel, urgency: Urgency) -> None:
+        """The channel went live: its JOIN, if one waits, goes before those of all that are not."""
+        if (known := self._wishes.get(channel)) is not None:
+            self.wish(channel, known.join, urgency)
 
     def plan(self, limit: int) -> dict[LinkId, list[tuple[Channel, Join]]]:
         """Choose links for at most `limit` waiting JOINs, in order of urgency; nothing is taken out yet.
@@ -121,7 +157,7 @@ class FleetCluster:
         """How many more links to open for the JOINs that no link has room for."""
         placeable = sum(len(joins) for joins in self.plan(self.waiting).values())
         unplaced = self.waiting - placeable
-        coming = self.opening + sum(1 for one in self.links.values() if not one.welcomed)
+        coming = self.opening + sum(1 for one in self.links.values() if one.welcomed_at is None)
         needed = math.ceil(unplaced / self._channels_per_link) - coming
         return max(0, min(needed, OPENING_MAX - coming))
 
@@ -137,6 +173,8 @@ class FleetCluster:
         pause_s = min(BACKOFF_MAX_S, BACKOFF_S * 2.0 ** min(self.failures - 1, 10))
         self.closed_until = now + pause_s * (0.5 + jitter / 2)
 
-    def _in_order(self) -> Iterable[tuple[Channel, Join]]:
-        yield from self._urgent.items()
-        yield from self._waiting.items()
+    def _in_order(self) -> Iterator[tuple[Channel, Join]]:
+        for urgency, channel in self._order:
+            wish = self._wishes.get(channel)
+            if wish is not None and wish.urgency is urgency:
+                yield channel, wish.join

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Final, Protocol
 
 from serverchange.adapters import metrics
-from serverchange.adapters.fleet_cluster import FleetCluster, FleetLink
+from serverchange.adapters.fleet_cluster import FleetCluster, FleetLink, Urgency
 from serverchange.adapters.links import Link, LinkRules, Login
 from serverchange.adapters.log_events import LogEvent
 from serverchange.adapters.logs import get_logger
@@ -85,6 +85,12 @@ WITNESS_INTERVAL_S: Final = 1.0
 
 EMPTY_LINK_S: Final = 5.0
 """How long a link without channels stays open: a wave of moves fills links that it has just emptied."""
+
+FADING_S: Final = 120.0
+"""So often the lines that a channel brought count half: long enough for a channel with a line a minute to count."""
+
+BRIEF_LINK_S: Final = 30.0
+"""JOINs on a link that ends so soon after its welcome were in vain; twice a window of the platform, and more."""
 
 FAILURES_TO_DOUBT: Final = 3
 """Links in a row that were not welcomed before a lookup is asked for: the servers list may be out of date."""
@@ -179,6 +185,9 @@ class LinkFleet:
         self._clusters: dict[Cluster, FleetCluster] = {}
         self._links: dict[LinkId, FleetLink] = {}
         self._live: set[Channel] = set()
+        self._lines_of_late: Counter[Channel] = Counter()
+        self._joined_in_vain: Counter[Channel] = Counter()
+        self._fading_timer: asyncio.TimerHandle | None = None
         self._last_link = 0
         self._deadlines: list[tuple[float, Channel]] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -197,13 +206,14 @@ class LinkFleet:
 
     async def __aenter__(self) -> LinkFleet:
         await self._tasks.__aenter__()
+        self._fading_timer = self._loop.call_later(FADING_S, self._fade)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._closing = True
-        for timer in (self._timer, self._witness_timer):
+        for timer in (self._timer, self._witness_timer, self._fading_timer):
             if timer is not None:
                 timer.cancel()
         for task in tuple(self._owned):
@@ -254,7 +264,7 @@ class LinkFleet:
             return
         self._live.add(channel)
         for cluster in self._clusters.values():
-            cluster.hurry(channel)
+            cluster.hurry(channel, self._urgency(channel))
 
     def lookup_agreed(self, channel: Channel) -> None:
         """A lookup asked after our doubt says that the channel is where we want it."""
@@ -369,7 +379,7 @@ class LinkFleet:
             case Join():
                 cluster = self._cluster(command.cluster)
                 self._withdraw(channel)
-                cluster.wish(channel, command, urgent=channel in self._live)
+                cluster.wish(channel, command, self._urgency(channel))
             case CancelJoin():
                 self._withdraw(channel)
             case Part(link):
@@ -455,7 +465,7 @@ class LinkFleet:
                 case LineRejected():
                     metrics.LINES_RECEIVED.labels(outcome="rejected").inc()
                 case LoggedIn():
-                    fleet_link.welcomed = True
+                    fleet_link.welcomed_at = self._loop.time()
                     self._cluster(link.cluster).welcomed()
                 case LoginRefused():
                     self._on_login_refused()
@@ -508,7 +518,22 @@ class LinkFleet:
                 self._witness.heard(event.channel, arrival, on_new=on_new, now=now)
         metrics.LINES_RECEIVED.labels(outcome="delivered" if new else "duplicate").inc()
         if new:
+            if isinstance(event, ChatLine):
+                self._lines_of_late[event.channel] += 1
             self._hearer.line_received(event.channel, event.raw, fleet_link.link.cluster)
+
+    def _urgency(self, channel: Channel) -> Urgency:
+        return Urgency.of(
+            live=channel in self._live,
+            in_vain=self._joined_in_vain[channel],
+            lines=self._lines_of_late[channel],
+        )
+
+    def _fade(self) -> None:
+        """Let what is older count for less: what is busy now is to go first."""
+        self._lines_of_late = _halved(self._lines_of_late)
+        self._joined_in_vain = _halved(self._joined_in_vain)
+        self._fading_timer = self._loop.call_later(FADING_S, self._fade)
 
     def _note_sent(self, fleet_link: FleetLink, channel: Channel) -> None:
         """An answer shows that the bytes have left, even where the writer has not told us yet."""
@@ -560,7 +585,7 @@ class LinkFleet:
                 attempt = self.state(channel).attempt
                 in_flight = fleet_link.in_flight.pop(channel, None) == join.ticket
                 if in_flight and attempt is not None and attempt.ticket == join.ticket:
-                    cluster.wish(channel, join, urgent=channel in self._live)
+                    cluster.wish(channel, join, self._urgency(channel))
             return
         for channel, join in joins:
             if fleet_link.in_flight.get(channel) == join.ticket:
@@ -613,12 +638,14 @@ class LinkFleet:
     def _end(self, cluster: FleetCluster, fleet_link: FleetLink) -> None:
         now = self._loop.time()
         del self._links[fleet_link.id], cluster.links[fleet_link.id]
-        if not fleet_link.welcomed and not self._closing:
+        if fleet_link.welcomed_at is None and not self._closing:
             self._servers.failed(cluster.name, fleet_link.server)
             cluster.failed(now, random.random())  # noqa: S311  (jitter, no secret)
             if cluster.failures >= FAILURES_TO_DOUBT:
                 self._doubt_servers(cluster)
         if not self._closing:
+            if fleet_link.welcomed_at is not None and now < fleet_link.welcomed_at + BRIEF_LINK_S:
+                self._joined_in_vain.update(fleet_link.channels)
             for channel in tuple(fleet_link.channels):
                 self._tell(channel, LinkLost(fleet_link.id, now))
         cluster.wake.set()
@@ -650,6 +677,10 @@ class LinkFleet:
         task = self._tasks.create_task(work, name=name)
         self._owned.add(task)
         task.add_done_callback(self._owned.discard)
+
+
+def _halved(counts: Counter[Channel]) -> Counter[Channel]:
+    return Counter({channel: count // 2 for channel, count in counts.items() if count > 1})
 
 
 def _record(channel: Channel, record: Record) -> None:
