@@ -41,6 +41,14 @@ GROUP: Final = "reconnectors"
 
 DOUBTS_INTERVAL_S: Final = 2.0
 DRAIN_FACTOR: Final = 1.2
+SUCCESSOR_S: Final = 30.0
+"""How long a stopping shard stays a member of the group, for a successor of the same name to take its place: then
+nothing is rebalanced, and each channel is joined once more, not twice. A process starts within 5 s, much slower on a
+host that starts many at once."""
+
+OTHERS_S: Final = 30.0
+"""Without a successor: the session (8 s) after which the group gives the partitions to others, and their rebalance."""
+
 STOP_S: Final = 3.0
 """What the stop itself may take behind a drain: flush, leave, close."""
 
@@ -149,8 +157,10 @@ async def _work(settings: Settings, process: Process, shard: Shard, chat: ChatWr
             tasks.create_task(follow_brake(settings, shard), name="brake"),
         ]
         await process.stopping.wait()
+        drain_ends_at = asyncio.get_running_loop().time() + drain_s(settings.reconnector, shard.channel_count)
+        await _wait(SUCCESSOR_S, shard, lambda: not shard.partitions_held)
         await asyncio.to_thread(following.stop_following, STOP_S)
-        await _drain(settings, shard)
+        await _drain(shard, drain_ends_at - asyncio.get_running_loop().time())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_S / 2):
                 await chat.flush()
@@ -163,11 +173,15 @@ def _handover_limits(settings: ReconnectorSettings) -> HandoverLimits:
 
 
 def drain_s(settings: ReconnectorSettings, channels: int) -> float:
-    """Seconds that a stopping shard keeps its links for a successor: what joining its channels takes, and a fifth."""
+    """Seconds that a stopping shard keeps its links at most, for others to take its channels.
+
+    What a successor's start and joining the channels take, and a fifth of the latter. It ends sooner where all are
+    taken, or where a second SIGTERM comes.
+    """
     if settings.drain_timeout_s:
         return settings.drain_timeout_s
     answer = what_if(channels, AccountClass(settings.account_class), settings.channels_per_link)
-    return DRAIN_FACTOR * max(answer.join_s, answer.paced_s)
+    return SUCCESSOR_S + OTHERS_S + DRAIN_FACTOR * max(answer.join_s, answer.paced_s)
 
 
 async def _settle_doubts(settings: Settings, shard: Shard) -> None:
@@ -185,13 +199,17 @@ async def _settle_doubts(settings: Settings, shard: Shard) -> None:
             _log.warning(LogEvent.POSTGRES_LOST, reason=str(error).strip())
 
 
-async def _drain(settings: Settings, shard: Shard) -> None:
+async def _drain(shard: Shard, timeout_s: float) -> None:
     """Keep the links until others have all our channels, or the time is over."""
-    timeout_s = drain_s(settings.reconnector, shard.channel_count)
     _log.info(LogEvent.DRAIN_STARTED, channels=shard.channel_count, at_most_s=round(timeout_s, 1))
+    await _wait(timeout_s, shard, lambda: shard.is_empty)
+    _log.info(LogEvent.DRAIN_ENDED, channels_left=shard.channel_count)
+
+
+async def _wait(timeout_s: float, shard: Shard, condition: Callable[[], bool]) -> None:
+    """Wait until the condition holds; it is looked at again whenever the shard's holdings or channels change."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(timeout_s):
-            while not shard.is_empty:
+            while not condition():
                 shard.changed.clear()
                 await shard.changed.wait()
-    _log.info(LogEvent.DRAIN_ENDED, channels_left=shard.channel_count)

@@ -331,6 +331,7 @@ class Shard:
         if known.holding.giving and not was_giving:
             self._give_up_unread(partition)
         metrics.PARTITIONS_OWNED.set(self.partitions_held)
+        self.changed.set()
 
     def _publish(self, partition: int, action: HoldingAction, generation: int, channels: tuple[Channel, ...]) -> None:
         event = ShardHolding(

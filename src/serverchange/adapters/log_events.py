@@ -35,6 +35,7 @@ class LogEvent(StrEnum):
     OUTBOX_REPAIRED = "outbox.repaired"
     OUTBOX_FENCED = "outbox.fenced"
     PARTITIONS_ASSIGNED = "partitions.assigned"
+    MEMBERSHIP_LOST = "membership.lost"
     PARTITIONS_REVOKED = "partitions.revoked"
     LOOKUP_FAILED = "lookup.failed"
     CLUSTER_OBSERVED = "cluster.observed"

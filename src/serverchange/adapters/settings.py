@@ -194,7 +194,10 @@ class ReconnectorSettings(_Section):
         10.0, gt=0, le=120, description="Seconds from the bytes of a JOIN leaving until another link is tried."
     )
     drain_timeout_s: float = Field(
-        0.0, ge=0, le=86_400, description="Seconds a draining shard stays; 0: 1.2 times what the JOIN budget needs."
+        0.0,
+        ge=0,
+        le=86_400,
+        description="Seconds a draining shard stays at most; 0: a minute and 1.2 times what the JOIN budget needs.",
     )
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from kafka import ConsumerRebalanceListener, TopicPartition
-from kafka.errors import KafkaError, UnknownTopicOrPartitionError
+from kafka.errors import FencedInstanceIdError, KafkaError, UnknownTopicOrPartitionError
 
 from serverchange.adapters.kafka.clients import make_consumer
 from serverchange.adapters.kafka.topics import topic_name
@@ -135,7 +135,8 @@ class Membership:
         group: the group's name, before the settings' prefix.
         client_id: the member's name in the brokers' logs.
         instance: a stable name (`group.instance.id`, KIP-345): a successor with the same one takes the partitions
-            over without a rebalance, and a member that stops does not leave. None: a member that leaves as it stops.
+            over without a rebalance, and a member that stops does not leave. Whose place was taken never joins again.
+            None: a member that leaves as it stops.
     """
 
     topic: Topic
@@ -156,6 +157,7 @@ class GroupFollower:
         self._commands: queue.SimpleQueue[_Position] = queue.SimpleQueue()
         self._slots = threading.BoundedSemaphore(BATCHES_MAX)
         self._stopping = threading.Event()
+        self._superseded = False
         self._thread = threading.Thread(target=self._run, name=f"follows {membership.topic.name}", daemon=True)
         self.beat_s = time.monotonic()
 
@@ -184,6 +186,10 @@ class GroupFollower:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
+            if self._superseded:
+                self.beat_s = time.monotonic()
+                self._stopping.wait(POLL_MS / 1000)
+                continue
             try:
                 session = _Session(self._settings, self._membership, self._deliver)
             except (KafkaError, OSError) as error:
@@ -203,6 +209,10 @@ class GroupFollower:
                 if records:
                     self._hand_over(records)
                 session.report_progress()
+        except FencedInstanceIdError:
+            # A successor has our place: to join again under the same name would take it away from it.
+            _log.warning(LogEvent.MEMBERSHIP_LOST, instance=self._membership.instance, reason="a successor has it")
+            self._superseded = True
         except (KafkaError, OSError) as error:
             _log.warning(LogEvent.KAFKA_LOST, reason=f"{type(error).__name__}: {error}")
             self._deliver(Away(f"{type(error).__name__}: {error}"))
