@@ -1,0 +1,167 @@
+"""Judges a run of `bench fleet` by what the platform knows it did and what the SDK's reader was given. Pure.
+
+Nothing here comes from our own counters: lines and entries are the simulator's ledger, the rest is what a reader of
+`chat-lines` got.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fleet_world import Entry
+
+SentLine = tuple[str, int, float, str, tuple[int, ...]]
+"""Channel, number, when, cluster, and the links that it was sent to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A part of the run, in seconds of the machine's monotonic clock.
+
+    Attributes:
+        whole: every line counts, not only those of channels that the platform has us in.
+        budgeted: the budget makes some loss unavoidable; it is counted apart.
+    """
+
+    name: str
+    began: float
+    ended: float
+    whole: bool = False
+    budgeted: bool = False
+
+
+@dataclass(slots=True)
+class Losses:
+    """What did not reach the reader, by phase.
+
+    Attributes:
+        confirmed: sent to a link of ours and not read.
+        unjoined: sent while no link of ours was in the channel where it lives.
+    """
+
+    sent: Counter[str] = field(default_factory=Counter)
+    confirmed: Counter[str] = field(default_factory=Counter)
+    unjoined: Counter[str] = field(default_factory=Counter)
+    examples: list[SentLine] = field(default_factory=list)
+
+
+def find_losses(lines: Iterable[SentLine], phases: Sequence[Phase], read: Mapping[str, Collection[int]]) -> Losses:
+    """Compare what was sent with what was read. `lines` come in the order of time; a line between phases is `rest`."""
+    losses = Losses()
+    for line in lines:
+        channel, number, at, _, links = line
+        name = next((phase.name for phase in phases if phase.began <= at < phase.ended), "rest")
+        losses.sent[name] += 1
+        if number in read.get(channel, ()):
+            continue
+        if links:
+            losses.confirmed[name] += 1
+            if len(losses.examples) < 20:
+                losses.examples.append(line)
+        else:
+            losses.unjoined[name] += 1
+    return losses
+
+
+def missed_minimum(
+    lines: Iterable[SentLine], leaves: Mapping[str, float], began: float, *, count: int, window_s: float
+) -> int:
+    """Return how many lines nobody could have read, whatever the fleet does.
+
+    The budget lets `count` channels be joined at once, as many again a window later, and so on. In the best order that
+    can be known the busiest channels come first; which old link is closed when, nobody can.
+
+    Args:
+        lines: those of the phase.
+        leaves: channel → when its old side no longer hears anything.
+        began: when the fleet was told.
+        count: JOINs in a window, of all accounts together.
+        window_s: the platform's window.
+    """
+    times: defaultdict[str, list[float]] = defaultdict(list)
+    for channel, _, at, _, _ in lines:
+        times[channel].append(at)
+    busiest = sorted(leaves, key=lambda channel: -len(times[channel]))
+    missed = 0
+    for rank, channel in enumerate(busiest):
+        joined = began + rank // count * window_s
+        missed += sum(1 for at in times[channel] if leaves[channel] <= at < joined)
+    return missed
+
+
+def handover_times(entries: Iterable[Entry], phase: Phase) -> list[float]:
+    """Return the seconds from each RECONNECT of a phase to the JOIN of each of its channels on another link."""
+    joined: defaultdict[int, set[str]] = defaultdict(set)
+    told: dict[str, float] = {}
+    taken: list[float] = []
+    for entry in entries:
+        link, channel = entry.link or 0, entry.channel or ""
+        match entry.kind:
+            case "joined":
+                joined[link].add(channel)
+                if channel in told and phase.began <= entry.at < phase.ended:
+                    taken.append(entry.at - told.pop(channel))
+            case "parted":
+                joined[link].discard(channel)
+            case "link-closed":
+                joined.pop(link, None)
+            case "reconnect-sent" if phase.began <= entry.at < phase.ended:
+                for one in joined[link]:
+                    told.setdefault(one, entry.at)
+    return taken
+
+
+def last_hearing(entries: Iterable[Entry], phase: Phase) -> dict[str, float]:
+    """Return until when the links that RECONNECT was sent to within a phase would have gone on for each channel."""
+    joined: defaultdict[int, set[str]] = defaultdict(set)
+    leaves: dict[str, float] = {}
+    for entry in entries:
+        link, channel = entry.link or 0, entry.channel or ""
+        match entry.kind:
+            case "joined":
+                joined[link].add(channel)
+            case "parted":
+                joined[link].discard(channel)
+            case "link-closed":
+                joined.pop(link, None)
+            case "reconnect-sent" if phase.began <= entry.at < phase.ended:
+                for one in joined[link]:
+                    leaves.setdefault(one, entry.at + float(entry.detail or 0))
+    return leaves
+
+
+def move_times(entries: Iterable[Entry], phase: Phase) -> dict[str, float]:
+    """Return when each channel moved within a phase."""
+    return {
+        entry.channel or "": entry.at
+        for entry in entries
+        if entry.kind == "moved" and phase.began <= entry.at < phase.ended
+    }
+
+
+def joins_in(entries: Iterable[Entry], phase: Phase) -> list[float]:
+    """Return the times at which the platform confirmed JOINs within a phase."""
+    return [entry.at for entry in entries if entry.kind == "joined" and phase.began <= entry.at < phase.ended]
+
+
+def violations(entries: Iterable[Entry]) -> int:
+    """How often the platform saw a budget exceeded."""
+    return sum(1 for entry in entries if entry.kind == "violation")
+
+
+def bound_s(channels: int, *, count: int, window_s: float) -> float:
+    """Seconds that the platform's rate allows at best for so many JOINs."""
+    return channels / count * window_s
+
+
+def quantiles_ms(taken: Sequence[float]) -> dict[str, Any]:
+    """Return p50, p99 and the longest, in milliseconds."""
+    if not taken:
+        return {"p50": math.nan, "p99": math.nan, "max": math.nan}
+    cuts = statistics.quantiles(taken, n=100, method="inclusive") if len(taken) > 1 else [taken[0]] * 99
+    return {"p50": round(cuts[49] * 1000), "p99": round(cuts[98] * 1000), "max": round(max(taken) * 1000)}

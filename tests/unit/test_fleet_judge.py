@@ -1,0 +1,50 @@
+"""The judge of `bench fleet` finds what it is there to find."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+from fleet_judge import Phase, find_losses, handover_times, last_hearing, missed_minimum
+from fleet_world import Entry
+
+WAVES = Phase("waves", 10.0, 20.0, whole=True)
+
+
+def line(channel: str, number: int, at: float, *links: int) -> tuple[str, int, float, str, tuple[int, ...]]:
+    return channel, number, at, "main", links
+
+
+def test_a_line_sent_to_us_and_not_read_is_told_from_one_sent_while_we_were_not_there() -> None:
+    lines = [line("a", 1, 11.0, 7), line("a", 2, 12.0, 7), line("a", 3, 13.0), line("a", 4, 25.0, 7)]
+    losses = find_losses(lines, [WAVES], {"a": {1}})
+    assert losses.sent == {"waves": 3, "rest": 1}
+    assert losses.confirmed == {"waves": 1, "rest": 1}
+    assert losses.unjoined == {"waves": 1}
+
+
+def test_the_minimum_joins_the_busiest_channels_first_a_windows_worth_at_a_time() -> None:
+    busy = [line("busy", number, 10.0 + number) for number in range(8)]
+    quiet = [line("quiet", 1, 11.0), line("quiet", 2, 21.0)]
+    leaves = {"busy": 10.0, "quiet": 10.0}
+    assert missed_minimum([*busy, *quiet], leaves, 10.0, count=1, window_s=10.0) == 1
+    assert missed_minimum([*busy, *quiet], leaves, 10.0, count=2, window_s=10.0) == 0
+
+
+def test_nothing_is_missed_of_a_channel_whose_old_link_outlives_the_wait() -> None:
+    lines = [line("busy", number, 10.5) for number in range(8)] + [line("quiet", 1, 15.0)]
+    told = {"busy": 10.0, "quiet": 16.0}
+    assert missed_minimum(lines, told, 10.0, count=1, window_s=10.0) == 0
+
+
+def test_a_handover_lasts_from_reconnect_to_the_join_on_another_link() -> None:
+    entries = [
+        Entry(0, 1.0, "joined", "a", "main", 1),
+        Entry(1, 2.0, "joined", "b", "main", 1),
+        Entry(2, 3.0, "parted", "b", "main", 1),
+        Entry(3, 11.0, "reconnect-sent", None, "main", 1, detail="5.500"),
+        Entry(4, 11.25, "joined", "a", "main", 2),
+        Entry(5, 11.5, "joined", "b", "main", 2),
+    ]
+    assert handover_times(entries, WAVES) == [0.25]
+    assert last_hearing(entries, WAVES) == {"a": 16.5}
