@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from pathlib import Path
 
@@ -25,9 +24,12 @@ def node() -> Path:
 
 @pytest.fixture(scope="session")
 def node_modules() -> Path:
-    """The folder with the locked packages; one install for all workers and all later runs."""
+    """The folder with the locked packages; one install for all workers and later runs of this checkout.
+
+    Not in the home: `runuser --preserve-environment` names one that another user owns.
+    """
     lock = (HERE / "package-lock.json").read_bytes()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "serverchange" / "peers"
+    cache = HERE.parents[1] / ".cache" / "peers"
     folder = cache / hashlib.sha256(lock).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "install.lock"):

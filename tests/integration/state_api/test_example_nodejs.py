@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import shutil
 from pathlib import Path
 from typing import Final
@@ -29,9 +28,9 @@ UNREACHABLE: Final = ("ENOTFOUND", "ECONNREFUSED", "ECONNRESET", "ETIMEDOUT", "E
 
 @pytest.fixture(scope="session")
 def program() -> Path:
-    """A copy of the example with its locked packages, installed once for all runs, outside the checkout."""
+    """A copy of the example with its locked packages, installed once for all runs of this checkout."""
     digest = hashlib.sha256((EXAMPLE / "package-lock.json").read_bytes()).hexdigest()[:16]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "serverchange" / f"nodejs-{digest}"
+    cache = ROOT / ".cache" / f"nodejs-{digest}"
     folder = cache / "examples" / "nodejs"
     folder.mkdir(parents=True, exist_ok=True)
     (cache / SCHEMA).parent.mkdir(parents=True, exist_ok=True)

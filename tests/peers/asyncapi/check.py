@@ -7,7 +7,6 @@ Exit codes: 0 accepted, 1 refused (with the parser's words), 77 the npm registry
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -55,7 +54,7 @@ def main(arguments: list[str]) -> int:
 def install() -> Path:
     """Return the folder with the locked packages; no package's scripts run."""
     lock = (HERE / "package-lock.json").read_bytes()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "serverchange" / "asyncapi"
+    cache = HERE.parents[2] / ".cache" / "asyncapi"
     folder = cache / hashlib.sha256(lock).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "install.lock"):
