@@ -1,4 +1,4 @@
-"""Node and the npm packages of the clients that judge us, installed once into a cache folder outside the repository."""
+"""Node and the npm packages of the clients that judge us, installed once into the checkout's `.cache`."""
 
 from __future__ import annotations
 

