@@ -57,6 +57,7 @@ from serverchange.adapters.settings import Settings
 from serverchange.cli.output import quiet_logs
 
 MAIN, AWS = "main", "aws"
+ACCOUNT: Final = "bot"
 
 WINDOW_S: Final = 10.0
 VERIFIED_JOINS: Final = 2_000
@@ -97,8 +98,6 @@ class Run:
     """One run under way."""
 
     options: Options
-    settings: Settings
-    folder: Path
     platform: Platform
     shards: list[ShardProcess]
     reader: Reader
@@ -110,9 +109,7 @@ class Run:
     rebalances: int = 0
     unfinished: list[str] = field(default_factory=list)
 
-    async def phase(
-        self, name: str, work: Callable[[], Awaitable[None]], *, whole: bool = False, budgeted: bool = False
-    ) -> Phase:
+    async def phase(self, name: str, work: Callable[[], Awaitable[None]], *, whole: bool = False) -> Phase:
         """Do a part of the run, wait until every channel is at rest, and remember when it was."""
         await self.platform.refresh()
         began = time.monotonic()
@@ -120,7 +117,7 @@ class Run:
         limit_s = 3 * bound_s(self.options.channels, count=VERIFIED_JOINS, window_s=WINDOW_S) + SLACK_S
         if not await self.platform.wait_at_rest(limit_s):
             self.unfinished.append(name)
-        phase = Phase(name, began, time.monotonic(), whole=whole, budgeted=budgeted)
+        phase = Phase(name, began, time.monotonic(), whole=whole)
         self.phases.append(phase)
         missing = len(self.platform.unjoined())
         self.tell(f"{name}: {phase.ended - began:.1f} s, {missing} unjoined, {self.reader.count} lines read")
@@ -180,7 +177,7 @@ def simulator_settings(options: Options, **changes: Any) -> dict[str, Any]:
         "lines_per_second": 0,
         "chat_in_offline_channels": True,
         "clearchat_share": 0.002,
-        "accounts": [{"login": "bot", "token": "bench-token", "tier": "verified"}],
+        "accounts": [{"login": ACCOUNT, "token": "bench-token", "tier": "verified"}],
         "reconnect_min_s": options.close_s[0],
         "reconnect_max_s": options.close_s[1],
         **changes,
@@ -195,9 +192,7 @@ async def world(options: Options, settings: Settings, folder: Path, tell: Callab
         environment = shard_environment(
             settings,
             platform,
-            RECONNECTOR_ACCOUNT="bot",
-            RECONNECTOR_TOKEN="bench-token",  # noqa: S106  (opens nothing but this simulator)
-            RECONNECTOR_ACCOUNT_CLASS="verified",
+            ACCOUNT,
             RECONNECTOR_CHANNELS_PER_LINK=str(options.channels_per_link),
             RECONNECTOR_OVERLAP_S=str(options.overlap_s),
         )
@@ -206,7 +201,7 @@ async def world(options: Options, settings: Settings, folder: Path, tell: Callab
             for number in range(1, options.processes + 1)
         ]
         reader, decisions = Reader(settings.kafka), Decisions(settings.kafka)
-        run = Run(options, settings, folder, platform, shards, reader, decisions, tell)
+        run = Run(options, platform, shards, reader, decisions, tell)
         try:
             for shard in shards:
                 await shard.start()
@@ -229,8 +224,8 @@ async def play(run: Run) -> dict[str, Any]:
     run.full_bytes = resident_bytes(run.shards)
     waves = await run.phase("waves", run.reconnect_in_waves, whole=True)
     restart = await run.phase("restart", run.restart_all, whole=True)
-    move = await run.phase("move", run.move_all, budgeted=True)
-    storm = await run.phase("storm", run.reconnect_all, budgeted=True)
+    move = await run.phase("move", run.move_all)
+    storm = await run.phase("storm", run.reconnect_all)
     await run.platform.post("chat-rate", lines_per_second=0)
     await run.reader.wait_quiet()
     await run.platform.refresh()

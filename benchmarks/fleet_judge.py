@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,14 +25,12 @@ class Phase:
 
     Attributes:
         whole: every line counts, not only those of channels that the platform has us in.
-        budgeted: the budget makes some loss unavoidable; it is counted apart.
     """
 
     name: str
     began: float
     ended: float
     whole: bool = False
-    budgeted: bool = False
 
 
 @dataclass(slots=True)
@@ -96,30 +94,32 @@ def missed_minimum(
 
 def handover_times(entries: Iterable[Entry], phase: Phase) -> list[float]:
     """Return the seconds from each RECONNECT of a phase to the JOIN of each of its channels on another link."""
-    joined: defaultdict[int, set[str]] = defaultdict(set)
     told: dict[str, float] = {}
     taken: list[float] = []
-    for entry in entries:
-        link, channel = entry.link or 0, entry.channel or ""
-        match entry.kind:
-            case "joined":
-                joined[link].add(channel)
-                if channel in told and phase.began <= entry.at < phase.ended:
-                    taken.append(entry.at - told.pop(channel))
-            case "parted":
-                joined[link].discard(channel)
-            case "link-closed":
-                joined.pop(link, None)
-            case "reconnect-sent" if phase.began <= entry.at < phase.ended:
-                for one in joined[link]:
-                    told.setdefault(one, entry.at)
+    for entry, channels in _with_channels(entries):
+        if not phase.began <= entry.at < phase.ended:
+            continue
+        if entry.kind == "reconnect-sent":
+            for channel in channels:
+                told.setdefault(channel, entry.at)
+        elif entry.kind == "joined" and entry.channel in told:
+            taken.append(entry.at - told.pop(entry.channel))
     return taken
 
 
 def last_hearing(entries: Iterable[Entry], phase: Phase) -> dict[str, float]:
     """Return until when the links that RECONNECT was sent to within a phase would have gone on for each channel."""
-    joined: defaultdict[int, set[str]] = defaultdict(set)
     leaves: dict[str, float] = {}
+    for entry, channels in _with_channels(entries):
+        if entry.kind == "reconnect-sent" and phase.began <= entry.at < phase.ended:
+            for channel in channels:
+                leaves.setdefault(channel, entry.at + float(entry.detail or 0))
+    return leaves
+
+
+def _with_channels(entries: Iterable[Entry]) -> Iterator[tuple[Entry, Collection[str]]]:
+    """Yield each entry with the channels that its link is in once it has happened."""
+    joined: defaultdict[int, set[str]] = defaultdict(set)
     for entry in entries:
         link, channel = entry.link or 0, entry.channel or ""
         match entry.kind:
@@ -129,10 +129,7 @@ def last_hearing(entries: Iterable[Entry], phase: Phase) -> dict[str, float]:
                 joined[link].discard(channel)
             case "link-closed":
                 joined.pop(link, None)
-            case "reconnect-sent" if phase.began <= entry.at < phase.ended:
-                for one in joined[link]:
-                    leaves.setdefault(one, entry.at + float(entry.detail or 0))
-    return leaves
+        yield entry, joined.get(link, ())
 
 
 def move_times(entries: Iterable[Entry], phase: Phase) -> dict[str, float]:

@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -29,6 +29,7 @@ import psutil
 from serverchange.adapters.kafka.clients import make_producer
 from serverchange.adapters.kafka.topics import topic_name
 from serverchange.adapters.settings import KafkaSettings, Settings
+from serverchange.cli.fleet import PREFIX, simulator_environment
 from serverchange.client.chat_reader import ChatLines
 from serverchange.embedded.ports import choose_ports
 from serverchange.events import KAFKA_HEADERS, ChangedData, ChangeKind, Channel, Cluster, ClusterChanged, change_id
@@ -37,7 +38,6 @@ from serverchange.topics import CLUSTER_CHANGES
 
 READY_TIMEOUT_S: Final = 120.0
 LOOK_S: Final = 0.25
-PREFIX: Final = "SERVERCHANGE_"
 
 ENTRY_KINDS: Final = "joined,parted,link-logged-in,link-closed,moved,reconnect-sent,violation,login-refused"
 
@@ -229,20 +229,15 @@ class ShardProcess:
         return self.log.read_bytes()[since:].count(f'"{event}"'.encode())
 
 
-def shard_environment(settings: Settings, platform: Platform, **own: str) -> dict[str, str]:
-    """Return the environment of a shard on this Kafka, this PostgreSQL and this platform."""
-    seeds = {cluster: [ports.plain] for cluster, ports in platform.addresses.clusters.items()}
+def shard_environment(settings: Settings, platform: Platform, account: str, **own: str) -> dict[str, str]:
+    """Return the environment of a shard on this Kafka, this PostgreSQL and this platform, with one of its accounts."""
     values = {
         "KAFKA_BOOTSTRAP_SERVERS": settings.kafka.bootstrap_servers,
         "KAFKA_TOPIC_PREFIX": settings.kafka.topic_prefix,
         "KAFKA_PARTITIONS": str(settings.kafka.partitions),
         "POSTGRES_DSN": settings.postgres.dsn.get_secret_value(),
         "PROCESS_LOG_FORMAT": "json",
-        "PLATFORM_API_URL": platform.addresses.api_url,
-        "PLATFORM_SEEDS": json.dumps(seeds),
-        "PLATFORM_TRANSPORT": "plain",
-        "PLATFORM_ALLOWED_NETWORKS": '["127.0.0.0/8"]',
-        "PLATFORM_PLAINTEXT_TOKEN_HOSTS": '["127.0.0.1"]',
+        **simulator_environment(platform.addresses, account=account),
         **own,
     }
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
@@ -304,7 +299,6 @@ class Reader:
         self.read: defaultdict[str, set[int]] = defaultdict(set)
         self.count = 0
         self.duplicates = 0
-        self.shards: Counter[str] = Counter()
         self._thread.start()
 
     @property
@@ -324,7 +318,6 @@ class Reader:
                 self.duplicates += 1
             numbers.add(number)
             self.count += 1
-            self.shards[received.shard] += 1
 
     async def wait_quiet(self, quiet_s: float = 5.0, timeout_s: float = 120.0) -> None:
         """Wait until nothing more has come for `quiet_s`."""
