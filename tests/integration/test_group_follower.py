@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import queue
+import time
 from dataclasses import dataclass, field
 
 import pytest
 
+from serverchange.adapters.kafka import group_follower
 from serverchange.adapters.kafka.clients import make_producer
 from serverchange.adapters.kafka.group_follower import (
     Assigned,
@@ -111,3 +113,23 @@ def test_a_successor_with_the_same_instance_has_the_same_partitions(kafka: Kafka
     assert successor.owned == before
     successor.follower.stop(WAIT_S)
     other.follower.stop(WAIT_S)
+
+
+def test_the_answer_to_a_join_is_taken_though_the_poll_that_asked_is_over(
+    kafka: KafkaSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delivered: list[FollowerEvent] = []
+    session = group_follower._Session(kafka, Membership(CLUSTER_CHANGES, "shards", "one"), delivered.append)
+    deadline_s = time.monotonic() + WAIT_S
+    while not delivered:
+        session.poll()
+    coordinator = session._consumer._coordinator
+    monkeypatch.setattr(group_follower, "POLL_MS", 0)
+    # Metadata that differ make the leader join again; what it then assigns by is what it has, so they agree once more.
+    coordinator._metadata_snapshot = {}
+    first = coordinator.group_metadata().generation_id
+    while coordinator.group_metadata().generation_id == first or not coordinator.stable():
+        session.poll()
+        assert time.monotonic() < deadline_s
+    assert delivered == [Assigned(frozenset(range(kafka.partitions)))]
+    session.close()

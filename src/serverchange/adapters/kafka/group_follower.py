@@ -257,12 +257,21 @@ class _Session:
             # A topic that no longer holds our position must be an error, never a silent jump to its beginning.
             auto_offset_reset="none",
         )
+        try:
+            self._subscribe()
+        except BaseException:
+            self._consumer.close(autocommit=False, timeout_ms=1_000)
+            raise
+
+    def _subscribe(self) -> None:
         # A leader that has no metadata yet assigns nothing, and may not notice before the next refresh, minutes later
         # (kafka-python 3.0.12: "No partition metadata for topic").
         if not self._consumer.partitions_for_topic(self._topic):
-            self._consumer.close(autocommit=False, timeout_ms=1_000)
             raise UnknownTopicOrPartitionError(f"there is no topic {self._topic}; run: serverchange topics apply")
         self._consumer.subscribe([self._topic], listener=_Listener(self))
+        # Only metadata that arrive after `subscribe` count for the group. Without them a leader rebalances the group
+        # once more as soon as they come, 0.1 s after its first assignment.
+        self._consumer.topics()
 
     def assigned(self, partitions: frozenset[int]) -> None:
         for partition in partitions:
@@ -300,6 +309,7 @@ class _Session:
 
     def poll(self) -> tuple[Record, ...]:
         polled: dict[Any, list[Any]] = self._consumer.poll(timeout_ms=POLL_MS)
+        self._await_join()
         tickets = dict(self._tickets)
         return tuple(
             Record(tickets[place.partition], place.partition, record.offset, record.key, record.value, record.timestamp)
@@ -307,6 +317,17 @@ class _Session:
             if place.partition in tickets
             for record in records
         )
+
+    def _await_join(self) -> None:
+        """Have the next poll take the answer to a JoinGroup that no poll waits for any more.
+
+        kafka-python 3.0.12 joins again when metadata differ from those it assigned by, but forgets why as soon as they
+        agree: if that happens while the answer is on its way and a poll's time has run out, nobody takes it. The
+        member then sends no heartbeats, is thrown out, and keeps its partitions beside their new owner for ever.
+        """
+        coordinator = self._consumer._coordinator
+        if coordinator.rebalance_in_progress() and not coordinator.need_rejoin():
+            coordinator.request_rejoin()
 
     def report_progress(self) -> None:
         for partition, (end, ticket) in list(self._ends.items()):
