@@ -18,11 +18,23 @@ from exposure_world import HOUR_S, World
 
 from serverchange.tracker.lookup_schedule import Lookup, Request, StreamsScan, Wait
 
-__all__ = ["Outcome", "Policy", "play"]
+__all__ = ["Manners", "Outcome", "Policy", "judge", "play"]
 
-DOUBT_FOR_S = 600.0
-"""For so long after a change the cluster just left is doubted, not believed, until the third answer in a row."""
 REPEATS = 3
+"""The cluster just left is believed again only after so many answers in a row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manners:
+    """How the services that ask are simulated.
+
+    Attributes:
+        doubt_for_s: for so long after a change the cluster just left is doubted, not believed.
+        latency_s: least and mean time from a request until what it told is believed.
+    """
+
+    doubt_for_s: float = 600.0
+    latency_s: tuple[float, float] = (0.1, 0.35)
 
 
 class Policy(Protocol):
@@ -85,8 +97,9 @@ class _Told:
 
 
 class _Play:
-    def __init__(self, world: World, policy: Policy, seed: int) -> None:
+    def __init__(self, world: World, policy: Policy, seed: int, manners: Manners) -> None:
         self.world = world
+        self.doubt_for_s = manners.doubt_for_s
         self.policy = policy
         self.random = Random(seed)
         self.index_of = {name: index for index, name in enumerate(world.names)}
@@ -99,7 +112,8 @@ class _Play:
         self.policy_ns = 0
         self.spell = 0
         self.outcome = Outcome(policy=type(policy).__name__)
-        self.latencies = [0.1 + self.random.expovariate(4.0) for _ in range(4_093)]
+        least_s, mean_s = manners.latency_s
+        self.latencies = [least_s + self.random.expovariate(1.0 / (mean_s - least_s)) for _ in range(4_093)]
         self.luck = [self.random.random() for _ in range(65_521)]
 
     def run(self) -> None:
@@ -181,7 +195,7 @@ class _Play:
             told.doubts = 0
             self.policy.answered(channel, cluster=answer, changed=False, now_s=now_s)
             return
-        doubted = answer == told.cluster or (answer == told.left and now_s - told.left_at_s < DOUBT_FOR_S)
+        doubted = answer == told.cluster or (answer == told.left and now_s - told.left_at_s < self.doubt_for_s)
         if doubted and told.doubts < REPEATS - 1:
             told.doubts += 1
             self.policy.answered(channel, cluster=answer, changed=answer != told.cluster, now_s=now_s)
@@ -222,21 +236,38 @@ def _happenings(world: World) -> Iterator[tuple[float, int, int, str]]:
         yield from sorted(merged + told_then)
 
 
-def play(world: World, policy: Policy, name: str) -> Outcome:
-    """Let ``policy`` spend the world's budget and judge what its beliefs exposed."""
+def play(
+    world: World, policy: Policy, name: str, *, manners: Manners = Manners(), seed: int | None = None
+) -> Outcome:
+    """Let ``policy`` spend the world's budget and judge what its beliefs exposed.
+
+    Args:
+        world: the truth.
+        policy: sees its answers alone.
+        name: what the outcome is called.
+        manners: of the services around the policy.
+        seed: of latencies and failures; the world's own by default.
+    """
     began = time.perf_counter()
-    played = _Play(world, policy, world.seed)
+    played = _Play(world, policy, world.seed if seed is None else seed, manners)
     played.run()
     outcome = played.outcome
     outcome.policy = name
     outcome.moves = len(world.moves)
     outcome.cpu_us_a_decision = played.policy_ns / 1_000 / max(1, outcome.lookups + outcome.scans)
-    _judge(world, played.beliefs, outcome)
+    judge(world, played.beliefs, outcome)
     outcome.elapsed_s = time.perf_counter() - began
     return outcome
 
 
-def _judge(world: World, beliefs: dict[int, list[tuple[float, str]]], outcome: Outcome) -> None:
+def judge(world: World, beliefs: dict[int, list[tuple[float, str]]], outcome: Outcome) -> None:
+    """Write into ``outcome`` what was exposed, and how late changes were believed.
+
+    Args:
+        world: the truth.
+        beliefs: (when, cluster) of every change that was believed, by channel, in order.
+        outcome: gets exposure, detection times and causes.
+    """
     truths: dict[int, list[tuple[float, str]]] = {}
     for move in world.moves:
         truths.setdefault(move.channel, []).append((move.at_s, move.cluster))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final, Protocol
 
@@ -69,6 +69,18 @@ DEFAULT_SCRIPT: Final = (
     Step("everyone", 9.5, 4.0, frozenset({Cohort.EVERYONE}), AWS),
 )
 """Two weeks that begin on a Friday."""
+
+SCRIPT_DAYS: Final = 14.0
+"""The default script's length; its last batches may wait a few hours for streams to end."""
+
+
+def script_within(days: float) -> tuple[Step, ...]:
+    """Return the default script at another pace: all of it takes `days` simulated days."""
+    pace = days / SCRIPT_DAYS
+    return tuple(
+        replace(step, start_day=step.start_day * pace, duration_days=step.duration_days * pace)
+        for step in DEFAULT_SCRIPT
+    )
 
 
 class Residents(Protocol):

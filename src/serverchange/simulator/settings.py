@@ -133,6 +133,8 @@ class SimulatorSettings(_Settings):
     """Simulated seconds a real second; at 20,160 two weeks take 60 s."""
     script: bool = True
     """Whether the migration script is there at all."""
+    script_days: Annotated[float, Field(gt=0.0, le=1_000.0)] = 14.0
+    """Simulated days that the script's two weeks take; habits keep their pace."""
     script_starts_paused: bool = False
     """Wait for `POST /control/script` before the script's time begins."""
     batch_channels: Annotated[int, Field(ge=1, le=10_000)] = 5

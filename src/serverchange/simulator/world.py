@@ -14,7 +14,7 @@ from typing import Final, TypeAlias
 
 from serverchange.events import GROUP_CLUSTER, Channel, ChannelKind, Cluster
 from serverchange.simulator.draw import draw, draw_between, draw_exponential, shuffle
-from serverchange.simulator.migration import DEFAULT_SCRIPT, EVENT, Cohort, MigrationRun
+from serverchange.simulator.migration import EVENT, Cohort, MigrationRun, script_within
 from serverchange.simulator.settings import DAY_S, SimulatorSettings
 
 HOUR_S: Final = 3_600.0
@@ -149,7 +149,7 @@ class World:
         self.clusters: tuple[Cluster, ...] = tuple(Cluster(name) for name in settings.clusters)
         self.moves = 0
         self.script = MigrationRun(
-            DEFAULT_SCRIPT if settings.script else (),
+            script_within(settings.script_days) if settings.script else (),
             seed=settings.seed,
             batch_channels=settings.batch_channels,
             starts_s=None if settings.script_starts_paused else 0.0,
@@ -260,12 +260,16 @@ class LaggingView:
 
     def record(self, move: Moved) -> None:
         """Take note of a move; each replica will show it after its own lag."""
-        visible = tuple(
-            move.at_s + min(self.max_s, draw_exponential(self.mean_s, self._seed, "lag", move.channel, move.number, i))
-            for i in range(self._replicas)
-        )
+        visible = tuple(move.at_s + lag_s for lag_s in self.lags_s(move.channel, move.number))
         recent = [entry for entry in self._pending.get(move.channel, ()) if max(entry[1]) > move.at_s]
         self._pending[move.channel] = [*recent, (move, visible)]
+
+    def lags_s(self, channel: Channel, number: int) -> tuple[float, ...]:
+        """Return for how long each replica hides the world's `number`-th move, one of `channel`."""
+        return tuple(
+            min(self.max_s, draw_exponential(self.mean_s, self._seed, "lag", channel, number, replica))
+            for replica in range(self._replicas)
+        )
 
     def cluster(self, channel: Channel, truth: Cluster, replica: int, now_s: float) -> Cluster:
         """Return what `replica` says at `now_s` about a channel that really lives on `truth`."""

@@ -24,12 +24,46 @@ SCORE_FADE = 0.999
 RATE_PRIOR_STARTS = 0.6
 """Shape of the Gamma prior of the rate: channels differ by factors, so the crowd weighs little."""
 CROWD_PRIOR_STARTS = 24.0
+HOUR_CROWD_PRIOR_STARTS, WEEKDAY_CROWD_PRIOR_STARTS = 1.0, 4.0
+"""So many starts are imagined in each hour and each weekday of the crowd, at its usual rate."""
 AHEAD_HOURS = 6
 """How far ahead a lookup looks: about the time until the channel's next one."""
 HALVE_AT = 120
 """Counts are halved there: they stay bytes, and a habit of last season fades."""
 PAUSE_EDGES = (1 / 480, 1 / 240, 1 / 96, 1 / 48, 1 / 24, 1 / 8, 1 / 3, 1.0)
 """Edges, in days, of the classes of time since a stream ended: 3, 6, 15 and 30 minutes, 1, 3, 8 and 24 hours."""
+
+
+class _Rhythm:
+    """How the crowd's starts are spread over the hours of a day or the days of a week, per time watched.
+
+    Counts alone would tell, on the first day, that nobody ever streams on another.
+    """
+
+    def __init__(self, bins: int, *, prior_starts: float) -> None:
+        self.starts = [0.0] * bins
+        self._days = [0.0] * bins
+        self._prior_starts = prior_starts
+
+    def watched(self, place: int, channel_days: float) -> None:
+        """So much time passed, summed over channels, in that hour or weekday."""
+        self._days[place] += channel_days
+
+    def parts(self, *, smooth: bool) -> list[float]:
+        """The part of a channel's starts in each bin; a quarter of each neighbour's is its own if smoothed."""
+        starts, days = self.starts, self._days
+        if smooth:
+            starts, days = _smoothed(starts), _smoothed(days)
+        prior = self._prior_starts
+        usual = (sum(starts) + prior) / (sum(days) + prior)
+        rates = [(count + prior) / (time + prior / usual) for count, time in zip(starts, days, strict=True)]
+        total = sum(rates)
+        return [rate / total for rate in rates]
+
+
+def _smoothed(bins: list[float]) -> list[float]:
+    size = len(bins)
+    return [0.25 * (bins[at - 1] + 2.0 * bins[at] + bins[(at + 1) % size]) for at in range(size)]
 
 
 class Habits:
@@ -42,8 +76,8 @@ class Habits:
         self._starts = bytearray()
         self._since_s = array("d")
         self._ended_s = array("d")
-        self._crowd_hours = [1.0] * HOURS
-        self._crowd_weekdays = [1.0] * WEEKDAYS
+        self._crowd_hours = _Rhythm(HOURS, prior_starts=HOUR_CROWD_PRIOR_STARTS)
+        self._crowd_weekdays = _Rhythm(WEEKDAYS, prior_starts=WEEKDAY_CROWD_PRIOR_STARTS)
         self._crowd_starts = CROWD_PRIOR_STARTS
         self._crowd_days = CROWD_PRIOR_STARTS
         self._pause_starts = [1.0] * (len(PAUSE_EDGES) + 1)
@@ -61,7 +95,7 @@ class Habits:
         self._weekdays.extend(bytes(WEEKDAYS))
         self._starts.append(0)
         self._since_s.append(now_s)
-        self._ended_s.append(-self._day_s)
+        self._ended_s.append(-math.inf)
 
     def reset(self, row: int, now_s: float) -> None:
         """Give a row to another channel."""
@@ -69,11 +103,18 @@ class Habits:
         self._weekdays[row * WEEKDAYS : (row + 1) * WEEKDAYS] = bytes(WEEKDAYS)
         self._starts[row] = 0
         self._since_s[row] = now_s
-        self._ended_s[row] = -self._day_s
+        self._ended_s[row] = -math.inf
 
     def tick(self, now_s: float) -> None:
         """Prepare the factors of the current hour; to be called once a minute or so, not for every channel."""
         day = now_s / self._day_s
+        passed_days = len(self._starts) * (now_s - self._tick_s) / self._day_s
+        self._crowd_days += passed_days
+        place = self._tick_s / self._day_s
+        self._crowd_hours.watched(int(place % 1.0 * HOURS) % HOURS, passed_days)
+        self._crowd_weekdays.watched(int(place) % WEEKDAYS, passed_days)
+        self._hour_parts = self._crowd_hours.parts(smooth=True)
+        self._weekday_parts = self._crowd_weekdays.parts(smooth=False)
         place = day % 1.0 * HOURS
         self._bin = int(place) % HOURS
         part = place % 1.0
@@ -82,15 +123,14 @@ class Habits:
         self._hour_starts = HOUR_PRIORS[self._hour_scores.index(max(self._hour_scores))]
         self._weekday_starts = WEEKDAY_PRIORS[self._weekday_scores.index(max(self._weekday_scores))]
         self._soon_prior = self._hour_starts * sum(
-            self._crowd_hour((self._bin + ahead) % HOURS) for ahead in range(AHEAD_HOURS)
+            self._hour_parts[(self._bin + ahead) % HOURS] for ahead in range(AHEAD_HOURS)
         )
-        self._hour_prior = self._hour_starts * self._crowd_hour(self._bin)
-        self._weekday_prior = self._weekday_starts * self._crowd_weekday(self._weekday)
+        self._hour_prior = self._hour_starts * self._hour_parts[self._bin]
+        self._weekday_prior = self._weekday_starts * self._weekday_parts[self._weekday]
         self._crowd_hour_factor = HOURS * self._hour_prior / self._hour_starts
         self._crowd_soon_factor = HOURS / AHEAD_HOURS * self._soon_prior / self._hour_starts
         self._crowd_weekday_factor = WEEKDAYS * self._weekday_prior / self._weekday_starts
         self._prior_s = RATE_PRIOR_STARTS * self._crowd_days / self._crowd_starts * self._day_s
-        self._crowd_days += len(self._starts) * (now_s - self._tick_s) / self._day_s
         self._tick_s = now_s
         pooled = sum(self._pause_starts) / sum(self._pause_days)
         self._pause_factor = [
@@ -104,7 +144,7 @@ class Habits:
         hour, weekday = int(day % 1.0 * HOURS) % HOURS, int(day) % WEEKDAYS
         pause_days = (now_s - self._ended_s[row]) / self._day_s
         if pause_days < PAUSE_EDGES[4]:
-            self._note_pause(min(pause_days, 2.0))
+            self._note_pause(pause_days)
             return
         if self._starts[row]:
             self._score(row, hour, weekday)
@@ -113,10 +153,10 @@ class Habits:
         self._starts[row] += 1
         self._hours[row * HOURS + hour] += 1
         self._weekdays[row * WEEKDAYS + weekday] += 1
-        self._crowd_hours[hour] += 1.0
-        self._crowd_weekdays[weekday] += 1.0
+        self._crowd_hours.starts[hour] += 1.0
+        self._crowd_weekdays.starts[weekday] += 1.0
         self._crowd_starts += 1.0
-        self._note_pause(min(pause_days, 2.0))
+        self._note_pause(pause_days)
 
     def went_offline(self, row: int, now_s: float) -> None:
         """An end was seen."""
@@ -152,24 +192,16 @@ class Habits:
         """When the last stream was seen to have ended."""
         return self._ended_s[row]
 
-    def _crowd_hour(self, hour: int) -> float:
-        """The part of the crowd's starts in that hour, smoothed over its neighbours."""
-        hours = self._crowd_hours
-        return (hours[hour - 1] + 2 * hours[hour] + hours[(hour + 1) % HOURS]) / (4 * sum(hours))
-
-    def _crowd_weekday(self, weekday: int) -> float:
-        return (self._crowd_weekdays[weekday] + 30 / WEEKDAYS) / (sum(self._crowd_weekdays) + 30)
-
     def _score(self, row: int, hour: int, weekday: int) -> None:
         """Each prior is told how well it would have foretold this start; the better one is used from then on."""
         starts, base = self._starts[row], row * HOURS
         hours = self._hours
         own = 0.5 * hours[base + hour] + 0.25 * (hours[base + (hour - 1) % HOURS] + hours[base + (hour + 1) % HOURS])
-        crowd = self._crowd_hour(hour)
+        crowd = self._hour_parts[hour]
         for place, prior in enumerate(HOUR_PRIORS):
             score = math.log((own + prior * crowd) / (starts + prior))
             self._hour_scores[place] = self._hour_scores[place] * SCORE_FADE + score
-        own, crowd = self._weekdays[row * WEEKDAYS + weekday], self._crowd_weekday(weekday)
+        own, crowd = self._weekdays[row * WEEKDAYS + weekday], self._weekday_parts[weekday]
         for place, prior in enumerate(WEEKDAY_PRIORS):
             score = math.log((own + prior * crowd) / (starts + prior))
             self._weekday_scores[place] = self._weekday_scores[place] * SCORE_FADE + score
@@ -185,7 +217,13 @@ class Habits:
         self._since_s[row] = self._tick_s - rate_days
 
     def _note_pause(self, pause_days: float) -> None:
-        """A pause of that length ended: one start in its class, time at risk in all classes up to it."""
+        """A pause of that length ended: one start in its class, time at risk in all classes up to it.
+
+        Nothing is learned from one whose beginning nobody saw.
+        """
+        if pause_days == math.inf:
+            return
+        pause_days = min(pause_days, 2.0)
         before = 0.0
         for place, edge in enumerate((*PAUSE_EDGES, 2.0)):
             self._pause_days[place] += min(pause_days, edge) - before

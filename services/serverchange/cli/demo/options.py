@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Final, Self
 
 from serverchange.cli.faults import Fault
+from serverchange.simulator.migration import SCRIPT_DAYS
 from serverchange.simulator.settings import DAY_S, SimulatorSettings, WrongCluster
-
-SCRIPT_DAYS: Final = 14.0
-"""The default script's length; its last batches may wait a few hours for streams to end."""
 
 PARTITIONS: Final = 12
 ACCOUNT: Final = "bot_one"
