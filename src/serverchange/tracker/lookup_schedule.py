@@ -65,6 +65,9 @@ SCAN_DELAY_S = 15.0
 SCAN_AGAIN_S, LOOK_AGAIN_S = 5.0, 10.0
 """Nobody is scanned, or looked up by weight alone, sooner again."""
 NEIGHBOUR_WORTH, CONFIRM_WORTH, UNKNOWN_WORTH, URGENT_WORTH = 5.0, 1.0, 1_000.0, 1e6
+NEIGHBOUR_WORTH_MAX = 20.0
+"""A neighbour comes before the scan, but where requests are so few that every scan is worth more than this, the scan
+comes first: most neighbours stay offline for hours, and chases that took all requests left live channels unseen."""
 CONFIRM_WITHIN_S = 600.0
 """So fast grows what it is worth to confirm a change that a lookup has already told."""
 RETRIED = frozenset({"went live", "second look", "passed over", "unverified", "notice or doubt"})
@@ -509,7 +512,7 @@ class LookupSchedule:
     def _follow_neighbours(self, now_s: float) -> None:
         while (proposed := self._neighbours.propose(now_s, self._standing)) is not None:
             row, chance = proposed
-            worth = chance * max(NEIGHBOUR_WORTH, 2.0 * self._scan_worth)
+            worth = chance * max(NEIGHBOUR_WORTH, min(NEIGHBOUR_WORTH_MAX, 2.0 * self._scan_worth))
             self._put(row, worth, "neighbour moved", now_s)
         for row in self._neighbours.take_between():
             if not self._flags[row] & FREE and row not in self._suspects:
