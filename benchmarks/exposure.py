@@ -9,10 +9,12 @@ channels. ``round_robin_ratio`` and ``live_first_ratio`` are that policy's expos
 """
 
 import argparse
+import contextlib
+import itertools
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -94,15 +96,32 @@ def _play(worlds: Sequence[tuple[Scenario, int]], policies: Sequence[str], jobs:
     """Play every policy in every world: ours is one task a world, all others together another."""
     groups = [[name for name in policies if name == "ours"], [name for name in policies if name != "ours"]]
     tasks = [(scenario, seed, group) for group in groups if group for scenario, seed in worlds]
-    if jobs < 2:
-        played = [_play_group(*task) for task in tasks]
-    else:
-        with ProcessPoolExecutor(jobs, max_tasks_per_child=1) as pool:
-            played = list(pool.map(_play_group, *zip(*tasks, strict=True)))
+    played: list[list[Outcome]] = []
+    with contextlib.ExitStack() as stack:
+        results: Iterable[list[Outcome]]
+        if jobs < 2:
+            results = itertools.starmap(_play_group, tasks)
+        else:
+            pool = stack.enter_context(ProcessPoolExecutor(jobs, max_tasks_per_child=1))
+            results = pool.map(_play_group, *zip(*tasks, strict=True))
+        for (scenario, seed, _), outcomes in zip(tasks, results, strict=True):
+            played.append(outcomes)
+            _tell_progress(scenario, seed, outcomes)
     by_world: list[dict[str, Outcome]] = [{} for _ in worlds]
     for number, outcomes in enumerate(played):
         by_world[number % len(worlds)].update({outcome.policy: outcome for outcome in outcomes})
     return [[outcomes[name] for name in policies] for outcomes in by_world]
+
+
+def _tell_progress(scenario: Scenario, seed: int, outcomes: list[Outcome]) -> None:
+    """Say on standard error what is known already: a full run takes an hour."""
+    for outcome in outcomes:
+        print(
+            f"{scenario.channels} channels, notices lost {scenario.notice_loss:.0%}, seed {seed}, {outcome.policy}: "
+            f"{outcome.exposure_min:.1f} min exposed, {outcome.cpu_us_a_decision:.1f} us a decision",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _play_group(scenario: Scenario, seed: int, names: list[str]) -> list[Outcome]:

@@ -187,7 +187,9 @@ def to_world(followed: Run, settings: SimulatorSettings) -> World:
 
 def _live_beliefs(followed: Run, world: World) -> dict[int, list[tuple[float, str]]]:
     return {
-        index: [((at_s - followed.started_s) * followed.time_scale, cluster) for at_s, cluster in followed.beliefs[name]]
+        index: [
+            ((at_s - followed.started_s) * followed.time_scale, cluster) for at_s, cluster in followed.beliefs[name]
+        ]
         for index, name in enumerate(world.names)
         if name in followed.beliefs
     }

@@ -236,9 +236,7 @@ def _happenings(world: World) -> Iterator[tuple[float, int, int, str]]:
         yield from sorted(merged + told_then)
 
 
-def play(
-    world: World, policy: Policy, name: str, *, manners: Manners = Manners(), seed: int | None = None
-) -> Outcome:
+def play(world: World, policy: Policy, name: str, *, manners: Manners = Manners(), seed: int | None = None) -> Outcome:
     """Let ``policy`` spend the world's budget and judge what its beliefs exposed.
 
     Args:
