@@ -1,4 +1,4 @@
-"""``serverchange bench exposure_grid``: is the schedule ever worse than round-robin? Thirty worlds say.
+"""``serverchange bench exposure_grid``: is the schedule ever worse than round-robin? Thirty-seven worlds say.
 
 Each world differs from the usual one in rates, sizes, habits, lags, batches, rollbacks or faults; the last ones are
 built against the schedule: people without habits, batches without order, long lags, many breaks, few requests.
@@ -58,6 +58,11 @@ GRID: dict[str, Scenario] = {
     "one notice in ten is heard, hidden order": replace(HIDDEN, notice_loss=0.9),
     "against it": AGAINST,
     "against it, few requests": replace(AGAINST, requests_per_s=0.025),
+    "a day and a half": replace(USUAL, days=1.5),
+    "a day and a half, hidden order": replace(HIDDEN, days=1.5),
+    "a day and a half, few requests": replace(USUAL, days=1.5, requests_per_s=0.033),
+    "a day and a half, few requests, hidden order": replace(HIDDEN, days=1.5, requests_per_s=0.017),
+    "two days, few requests, every notice is heard": replace(USUAL, days=2.0, requests_per_s=0.05, notice_loss=0.0),
     "against it, three rollbacks in one week": replace(AGAINST, days=7.0, rollbacks=(0.40, 0.52, 0.75)),
 }
 POLICIES = ("round-robin", "live-first", "ours")

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import psycopg
 from kafka import KafkaProducer, TopicPartition
+from psycopg import sql
 
 from serverchange.adapters.kafka.clients import make_consumer, make_producer
 from serverchange.adapters.kafka.topics import topic_name
@@ -175,6 +176,24 @@ class World:
         """Wait until the tables stand at the log's end."""
         ends = self.ends()
         eventually(lambda: all(self.positions().get(one, -1) >= end for one, end in ends.items()))
+
+    def back_up(self) -> None:
+        """Copy the database as it is now; nothing else may be connected to it."""
+        self._copy("CREATE DATABASE {backup} TEMPLATE {database}")
+
+    def restore(self) -> None:
+        """Put the copy in the database's place."""
+        self._copy("DROP DATABASE {database} WITH (FORCE)", "ALTER DATABASE {backup} RENAME TO {database}")
+
+    def _copy(self, *statements: str) -> None:
+        dsn = self.settings.postgres.dsn.get_secret_value()
+        name = self.database.info.dbname
+        self.database.close()
+        names = {"database": sql.Identifier(name), "backup": sql.Identifier(f"{name}_backup")}
+        with psycopg.connect(dsn, dbname="postgres", autocommit=True) as administrator:
+            for statement in statements:
+                administrator.execute(sql.SQL(statement).format(**names))
+        self.database = psycopg.connect(dsn, autocommit=True)
 
     def published(self) -> list[ClusterChanged]:
         """Return what readers of committed records see on cluster-changes, a channel's changes in order."""

@@ -205,3 +205,29 @@ def test_tables_of_other_rules_and_other_partitions_are_refused(world):
 
 def _home(world) -> int:
     return next(partition for partition, end in world.ends().items() if end)
+
+
+def test_tables_restored_from_an_old_backup_catch_up_and_nothing_is_published_twice(world):
+    worker = world.start()
+    for number in range(20):
+        world.track(f"c{number}", "main")
+    world.wait_folded()
+    eventually(lambda: len(world.published()) == 20)
+    assert worker.stop() == 0
+    world.back_up()
+    later = world.start()
+    for number in range(20):
+        world.append(f"c{number}", observed(f"c{number}", "aws", 2))
+    world.wait_folded()
+    eventually(lambda: len(world.published()) == 40)
+    assert later.stop() == 0
+    world.restore()
+    assert world.cluster_of("c7") == "main"
+    world.start()
+    world.append("c7", observed("c7", "event", 3))
+    world.wait_folded()
+    world.prove()
+    eventually(lambda: len(world.published()) == 41)
+    versions = [one.data.version for one in world.published() if one.subject == "c7"]
+    assert versions == [1, 2, 3]
+    world.prove()
