@@ -331,6 +331,14 @@ async def test_dead_servers_are_passed_by_then_a_lookup_is_asked_then_new_ones_a
         assert on.budget.taken[Kind.LOGIN] < 20
 
 
+async def test_a_login_counts_no_longer_than_until_its_welcome() -> None:
+    """A login that is not known to have left takes from the budget for two minutes: at 200 links, all of it."""
+    async with scene() as on:
+        await on.served(CHANNELS)
+        assert on.budget.taken[Kind.LOGIN] == on.fleet.link_count > 0
+        assert on.budget.outstanding[Kind.LOGIN] == 0
+
+
 async def test_a_dropped_link_is_joined_again() -> None:
     async with scene() as on:
         await on.served(CHANNELS)
@@ -349,7 +357,7 @@ async def test_servers_that_close_before_the_welcome_leave_the_old_side_alone() 
         await on.hearer.until(lambda: (FORSEN, DoubtReason.SERVERS_DEAD) in on.hearer.doubts)
         assert on.joined(FORSEN) == [MAIN]
         await on.hearer.until(lambda: (Cause.MOVED, Outcome.DONE) in on.outcomes(FORSEN))
-        assert on.budget.outstanding[Kind.LOGIN] <= on.fleet.link_count
+        assert on.budget.outstanding[Kind.LOGIN] == 0
 
 
 @pytest.mark.parametrize(("mode", "target"), [("serverchange", None), ("clusterchange", AWS)])
