@@ -6,11 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
 from typer.main import get_command
+from typer.testing import CliRunner
 
 from serverchange.adapters.process import ExitCode
 from serverchange.cli import channels, main
 from serverchange.cli.faults import Fault
+from serverchange.cli.output import TABLE_ROWS_MAX, Output, answering, print_rows
+from serverchange.cli.processes import SERVICES
 
 
 def commands(group: object = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], object]]:
@@ -37,6 +41,82 @@ def test_every_command_shows_an_example_of_itself(path: tuple[str, ...]) -> None
     assert command.help  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("path", [path for path, _ in commands()], ids=" ".join)
+def test_the_help_of_every_command_shows_an_example(path: tuple[str, ...]) -> None:
+    told = CliRunner().invoke(main.app, [*path, "--help"])
+    assert "Example: " in told.output
+
+
+NO_ANSWER = {
+    *((service.command,) for service in SERVICES),
+    ("up",),
+    ("simulator",),
+    ("demo",),  # a report, with a --json of its own
+    ("bench",),
+    ("settings",),
+    ("docs", "write"),
+    ("schemas", "write"),
+}
+
+
+@pytest.mark.parametrize("path", [path for path, _ in commands()], ids=" ".join)
+def test_every_command_that_answers_lets_its_form_be_chosen(path: tuple[str, ...]) -> None:
+    options = {name for one in dict(commands())[path].params for name in one.opts}  # type: ignore[attr-defined]
+    assert ({"--output", "--json"} <= options) is (path not in NO_ANSWER)
+
+
+@pytest.mark.parametrize(
+    ("options", "printed"),
+    [
+        ([], "a\tb\n1\t-\n2\tx, y\n"),
+        (["--output", "table"], "a\tb\n1\t-\n2\tx, y\n"),
+        (["--json"], '{"all":[{"a":1,"b":null},{"a":2,"b":["x","y"]}]}\n'),
+        (["--output", "json"], '{"all":[{"a":1,"b":null},{"a":2,"b":["x","y"]}]}\n'),
+        (["--json", "--output", "json"], '{"all":[{"a":1,"b":null},{"a":2,"b":["x","y"]}]}\n'),
+        (["--output", "ndjson"], '{"a":1,"b":null}\n{"a":2,"b":["x","y"]}\n'),
+    ],
+)
+def test_an_answer_is_printed_in_the_form_that_was_chosen(options: list[str], printed: str) -> None:
+    told = CliRunner().invoke(an_answer(), options)
+    assert (told.stdout, told.exit_code) == (printed, 0)
+
+
+def an_answer() -> typer.Typer:
+    """An application of one command, which answers with two entries."""
+    entries = [{"a": 1, "b": None}, {"a": 2, "b": ["x", "y"]}]
+    app = typer.Typer()
+
+    @app.command()
+    @answering
+    def ask(out: Output) -> None:
+        out.answer(
+            {"all": entries}, entries=entries, show=lambda: print_rows(["a", "b"], [[*one.values()] for one in entries])
+        )
+
+    return app
+
+
+def test_json_and_another_form_contradict_each_other() -> None:
+    told = CliRunner().invoke(an_answer(), ["--json", "--output", "ndjson"])
+    assert isinstance(told.exception, Fault)
+    assert "give one of them" in str(told.exception)
+
+
+def test_a_long_table_is_shown_on_a_terminal_before_its_end_is_known(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    shown_before_the_last: list[str] = []
+
+    def rows() -> Iterator[list[int]]:
+        yield from ([number] for number in range(TABLE_ROWS_MAX + 1))
+        shown_before_the_last.append(capsys.readouterr().out)
+
+    print_rows(["number"], rows())
+    assert f" {TABLE_ROWS_MAX - 1} " in shown_before_the_last[0]
+    assert f" {TABLE_ROWS_MAX} " in capsys.readouterr().out
+
+
 def test_help_loads_neither_a_client_nor_pydantic() -> None:
     code = (
         "import sys; sys.argv = ['serverchange', '--help']\n"
@@ -59,6 +139,10 @@ def test_help_loads_neither_a_client_nor_pydantic() -> None:
         (["channels", "pin", "forsen", "AWS!"], ExitCode.USAGE, "is not a cluster"),
         (["channels", "import", "/no/such/file"], ExitCode.USAGE, "cannot read /no/such/file"),
         (["bench", "no-such"], ExitCode.USAGE, "there is no benchmark"),
+        (["where"], ExitCode.USAGE, "where --stdin"),
+        (["where", "--stdin", "forsen"], ExitCode.USAGE, "takes every name from standard input"),
+        (["where", "--stdin", "--at", "2016-02-14T12:00Z"], ExitCode.USAGE, "no --at"),
+        (["where", "forsen", "--output", "yaml"], ExitCode.USAGE, "yaml"),
         (["no-such-command"], ExitCode.USAGE, "No such command"),
         (["topics", "plan"], ExitCode.UNAVAILABLE, "SERVERCHANGE_KAFKA_BOOTSTRAP_SERVERS"),
         (["channels", "add", "forsen"], ExitCode.UNAVAILABLE, "Kafka does not answer"),

@@ -1,9 +1,10 @@
 """Commands that ask the state API: pages, streams, errors, and what they tell."""
 
+import io
 import json
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -14,6 +15,7 @@ from serverchange.cli import main
 from serverchange.cli.answers import describe
 from serverchange.cli.api import Api, parse_stream
 from serverchange.cli.faults import CheckFault, Fault, UnavailableFault
+from serverchange.cli.where import NAMES_A_REQUEST, NamedLines
 from serverchange.cli.why import explain, explain_lookup
 from serverchange.views import LookupPlan
 
@@ -148,6 +150,80 @@ def test_where_prints_columns_and_fails_for_an_unknown_channel(
     told = capsys.readouterr()
     assert "forsen\taws\tsettled\t2016-02-14T12:00:00Z\t-\t2\tpartner" in told.out
     assert "serverchange channels add nobody" in told.err
+
+
+def look_up(known: set[str], asked: list[int] | None = None) -> Callable[[Sequence[str]], dict[str, Any]]:
+    """A bulk look-up that knows these names, and notes how many it was asked for."""
+
+    def ask(channels: Sequence[str]) -> dict[str, Any]:
+        if asked is not None:
+            asked.append(len(channels))
+        found = [{"channel": name} for name in reversed(channels) if name in known]
+        unknown = [name for name in channels if name not in known]
+        return {"channels": found, "unknown": unknown, "as_of": None, "behind_records": None}
+
+    return ask
+
+
+def test_names_from_a_file_are_answered_in_their_order_and_bad_lines_are_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    names = NamedLines([b"#Forsen\r\n", b"\n", b"a b\n", b"nobody\n", b"\xff\xfe\n", b"caedrel\n", b"forsen"])
+
+    found = [one["channel"] for one in names.answers(look_up({"forsen", "caedrel"}))]
+
+    assert found == ["forsen", "caedrel", "forsen"]
+    assert (names.lines, names.bad, names.unknown) == (6, 2, 1)
+    told = capsys.readouterr().err.splitlines()
+    assert [line.partition(":")[0] for line in told] == ["line 3", "line 5", "line 4"]
+    assert "'a b' is not a channel" in told[0]
+    assert told[2] == "line 4: nobody ever tracked nobody"
+
+
+def test_many_names_are_asked_for_in_portions_and_answered_before_the_last_is_read() -> None:
+    asked: list[int] = []
+    read: list[int] = []
+
+    def lines() -> Iterator[bytes]:
+        for number in range(2 * NAMES_A_REQUEST + 1):
+            read.append(number)
+            yield b"c%d\n" % number
+
+    known = {f"c{number}" for number in range(2 * NAMES_A_REQUEST + 1)}
+    answers = NamedLines(lines()).answers(look_up(known, asked))
+
+    assert next(answers)["channel"] == "c0"
+    assert len(read) == NAMES_A_REQUEST
+    assert len(list(answers)) == 2 * NAMES_A_REQUEST
+    assert asked == [NAMES_A_REQUEST, NAMES_A_REQUEST, 1]
+
+
+@pytest.mark.parametrize(
+    ("lines", "code", "said"),
+    [
+        (b"forsen\n", 0, "as of never yet, Kafka is away"),
+        (b"forsen\nnobody\n", ExitCode.CHECK_FAILED, "1 of 2 lines name a channel that nobody ever tracked"),
+        (b"forsen\nnobody\na b\n", ExitCode.USAGE, "1 of 3 lines are no channel's name; 1 of 3 lines name"),
+        (b"", 0, ""),
+    ],
+)
+def test_where_reads_standard_input_and_its_code_says_what_it_met(
+    lines: bytes,
+    code: int,
+    said: str,
+    serve: Callable[[Answer], str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines)))
+    body = {"channels": [{"channel": "forsen"}], "unknown": [], "as_of": None, "behind_records": None}
+    url = serve(lambda *_: (200, json.dumps(body)))
+
+    assert run(monkeypatch, "where", "--stdin", "--output", "ndjson", "--api", url) == code
+
+    told = capsys.readouterr()
+    assert told.out == ('{"channel":"forsen"}\n' if lines else "")
+    assert said in told.err
 
 
 NOW = {

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from serverchange.cli.output import JsonOption, note, print_fields, print_json, print_rows, quiet_logs
+from serverchange.cli.output import Output, answering, note, print_fields, print_rows, quiet_logs
 
 if TYPE_CHECKING:
     from serverchange.adapters.postgres.fleet import Brake, ShardReport
@@ -29,34 +29,36 @@ _COLUMNS: Final = (
 
 
 @app.command(epilog='Example: serverchange fleet hold --reason "the platform answers nonsense"')
+@answering
 def hold(
+    out: Output,
     reason: Annotated[str, typer.Option(help="Why, for those who find it held.")] = "",
     by: ByOption = None,
-    as_json: JsonOption = False,
 ) -> None:
     """Stop moves, never joins: shards keep the old side; first joins, RECONNECTs and lost links go on."""
     brake = asyncio.run(_hold(_settings(), (by or getpass.getuser())[:TEXT_MAX], reason[:TEXT_MAX]))
-    told = describe_brake(brake)
-    print_json(told) if as_json else print_fields(told)
+    out.fields(describe_brake(brake))
 
 
 @app.command(epilog="Example: serverchange fleet resume")
-def resume(as_json: JsonOption = False) -> None:
+@answering
+def resume(out: Output) -> None:
     """Release the brake: shards start every move that was decided meanwhile."""
     was = asyncio.run(_resume(_settings()))
-    told = describe_brake(None) | {"was_held": was is not None}
-    print_json(told) if as_json else print_fields(told)
+    out.fields(describe_brake(None) | {"was_held": was is not None})
 
 
 @app.command(epilog="Example: serverchange fleet status --json")
-def status(as_json: JsonOption = False) -> None:
+@answering
+def status(out: Output) -> None:
     """Show whether moves are held, since when and by whom; which shard holds how much, and what it has joined."""
     settings = _settings()
     brake, reports = asyncio.run(_load(settings))
     told = describe_fleet(brake, reports, _members(settings), settings.kafka.partitions)
-    if as_json:
-        print_json(told)
-        return
+    out.answer(told, show=lambda: _print(told))
+
+
+def _print(told: dict[str, Any]) -> None:
     print_fields({name: value for name, value in told.items() if name != "shards"})
     print_rows(_COLUMNS, [[shard[name] for name in _COLUMNS] for shard in told["shards"]])
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from serverchange.cli.faults import Fault
-from serverchange.cli.output import JsonOption, print_fields, print_json, print_rows, quiet_logs
+from serverchange.cli.output import Output, answering, print_rows, quiet_logs
 
 if TYPE_CHECKING:
     from serverchange.adapters.postgres.fleet import ShardReport
@@ -34,7 +34,9 @@ def register(app: typer.Typer, *, panel: str) -> None:
     )
 
 
+@answering
 def budget(
+    out: Output,
     question: Annotated[
         str | None,
         typer.Option(
@@ -45,20 +47,19 @@ def budget(
         ),
     ] = None,
     channels_per_link: Annotated[int, typer.Option(min=1, max=1000, help="For --what-if.")] = 90,
-    as_json: JsonOption = False,
 ) -> None:
     """Show the ledger of JOINs and logins: of each account, what is used in the window, who leased what, what waits."""
     if question is not None:
-        answer = answer_what_if(question, channels_per_link)
-        print_json(answer) if as_json else print_fields(answer)
+        out.fields(answer_what_if(question, channels_per_link))
         return
     from serverchange.adapters.settings import load_settings
 
     quiet_logs()
     rows = asyncio.run(_load(load_settings()))
-    if as_json:
-        print_json(rows)
-        return
+    out.answer(rows, entries=rows, show=lambda: _print(rows))
+
+
+def _print(rows: list[dict[str, Any]]) -> None:
     print_rows(_COLUMNS, [[_holders(row) if name == "holders" else row[name] for name in _COLUMNS] for row in rows])
 
 

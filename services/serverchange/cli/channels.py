@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from serverchange.cli.faults import Fault
-from serverchange.cli.output import ApiOption, JsonOption, note, print_json, print_rows, quiet_logs
+from serverchange.cli.output import ApiOption, Output, answering, note, quiet_logs
 
 if TYPE_CHECKING:
     from serverchange.events import Channel, ChannelEvent, ChannelKind
@@ -43,14 +43,15 @@ LIST_COLUMNS: Final = ("channel", "cluster", "status", "since", "services", "lab
 
 
 @app.command(epilog="Example: serverchange channels add forsen caedrel --service my-bot --label partner")
+@answering
 def add(
+    out: Output,
     names: Names,
     service: ServiceOption = "cli",
     label: LabelOption = None,
     group: Annotated[bool, typer.Option("--group", help="Group rooms: they never move.")] = False,
     account: AccountOption = None,
     through_api: ThroughApiOption = False,
-    as_json: JsonOption = False,
     api: ApiOption = None,
 ) -> None:
     """Track channels for a service; said again, it replaces that service's labels."""
@@ -59,53 +60,56 @@ def add(
     kind = ChannelKind.GROUP if group else ChannelKind.CHAT
     if through_api:
         body = {"channels": parse_names(names), "labels": label or [], "kind": kind.value, "account": account}
-        _send("POST", body, as_json=as_json, api=api)
+        _send("POST", body, out, api)
         return
     wanted = [(channel, tuple(label or ())) for channel in parse_names(names)]
-    _write([tracked(channel, service, labels, kind, account) for channel, labels in wanted], as_json=as_json)
+    _write([tracked(channel, service, labels, kind, account) for channel, labels in wanted], out)
 
 
 @app.command(epilog="Example: serverchange channels remove forsen --service my-bot")
+@answering
 def remove(
+    out: Output,
     names: Names,
     service: ServiceOption = "cli",
     through_api: ThroughApiOption = False,
-    as_json: JsonOption = False,
     api: ApiOption = None,
 ) -> None:
     """A service no longer wants these channels; others may still."""
     from serverchange.events import ChannelUntracked, UntrackedData
 
     if through_api:
-        _send("DELETE", {"channels": parse_names(names)}, as_json=as_json, api=api)
+        _send("DELETE", {"channels": parse_names(names)}, out, api)
         return
 
     def event(channel: Channel) -> ChannelEvent:
         return ChannelUntracked(**_attributes(channel), data=UntrackedData(service=service))
 
-    _write([event(channel) for channel in parse_names(names)], as_json=as_json)
+    _write([event(channel) for channel in parse_names(names)], out)
 
 
 @app.command("import", epilog="Example: serverchange channels import channels.txt --service my-bot")
+@answering
 def import_(
+    out: Output,
     file: Annotated[Path, typer.Argument(help="One channel a line, labels after it; - reads standard input.")],
     service: ServiceOption = "cli",
     account: AccountOption = None,
-    as_json: JsonOption = False,
 ) -> None:
     """Track all channels of a file (`forsen partner staff`, also with commas); one bad line and nothing is written."""
     from serverchange.events import ChannelKind
 
     wanted = parse_lines(_read_lines(file), str(file))
     events = [tracked(channel, service, labels, ChannelKind.CHAT, account) for channel, labels in wanted]
-    _write(events, as_json=as_json)
+    _write(events, out)
 
 
 @app.command(epilog="Example: serverchange channels pin forsen aws")
+@answering
 def pin(
+    out: Output,
     name: Annotated[str, typer.Argument(metavar="CHANNEL")],
     cluster: Annotated[str, typer.Argument(help="Where it is, whatever the platform says.")],
-    as_json: JsonOption = False,
 ) -> None:
     """Give an operator's word on where a channel is: it wins over all evidence until unpinned."""
     from serverchange.events import CLUSTER_PATTERN, ChannelPinned, Cluster, PinnedData
@@ -114,35 +118,33 @@ def pin(
         raise Fault(f"{cluster[:40]!r} is not a cluster: expected letters, digits, - and _ (lower case), e.g. aws")
     (channel,) = parse_names([name])
     event = ChannelPinned(**_attributes(channel), data=PinnedData(cluster=Cluster(cluster)))
-    _write([event], as_json=as_json)
+    _write([event], out)
 
 
 @app.command(epilog="Example: serverchange channels unpin forsen")
-def unpin(name: Annotated[str, typer.Argument(metavar="CHANNEL")], as_json: JsonOption = False) -> None:
+@answering
+def unpin(out: Output, name: Annotated[str, typer.Argument(metavar="CHANNEL")]) -> None:
     """Take the operator's word back; a lookup decides."""
     from serverchange.events import ChannelUnpinned, UnpinnedData
 
     (channel,) = parse_names([name])
-    _write([ChannelUnpinned(**_attributes(channel), data=UnpinnedData())], as_json=as_json)
+    _write([ChannelUnpinned(**_attributes(channel), data=UnpinnedData())], out)
 
 
 @app.command("list", epilog="Example: serverchange channels list --cluster main --label partner --json")
+@answering
 def list_(
+    out: Output,
     cluster: Annotated[str | None, typer.Option(help="Only channels there.")] = None,
     label: Annotated[str | None, typer.Option(help="Only channels with this label.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many.", show_default=False)] = None,
-    as_json: JsonOption = False,
     api: ApiOption = None,
 ) -> None:
-    """List the tracked channels in order of name, by the state API; --json prints one object a line."""
+    """List the tracked channels in order of name, by the state API; --json, too, prints one object a line."""
     from serverchange.cli.api import Api
 
     found = itertools.islice(Api(api).pages("/channels", "channels", cluster=cluster, label=label), limit)
-    if as_json:
-        for one in found:
-            print_json(one)
-    else:
-        print_rows(LIST_COLUMNS, ([one[column] for column in LIST_COLUMNS] for one in found))
+    out.rows(LIST_COLUMNS, found)
 
 
 def tracked(
@@ -212,17 +214,14 @@ def publish(events: Sequence[ChannelEvent]) -> list[tuple[int, int]]:
     return asyncio.run(write())
 
 
-def _write(events: Sequence[ChannelEvent], *, as_json: bool) -> None:
+def _write(events: Sequence[ChannelEvent], out: Output) -> None:
     places = publish(events)
-    if as_json:
-        print_json(
-            [
-                {"channel": event.subject, "id": event.id, "partition": partition, "offset": offset}
-                for event, (partition, offset) in zip(events, places, strict=True)
-            ]
-        )
-    else:
-        note(f"{len(places)} {'event' if len(places) == 1 else 'events'} written")
+    written = [
+        {"channel": event.subject, "id": event.id, "partition": partition, "offset": offset}
+        for event, (partition, offset) in zip(events, places, strict=True)
+    ]
+    count = len(written)
+    out.answer(written, entries=written, show=lambda: note(f"{count} {'event' if count == 1 else 'events'} written"))
 
 
 def parse_names(names: Iterable[str]) -> list[Channel]:
@@ -239,7 +238,7 @@ def parse_names(names: Iterable[str]) -> list[Channel]:
         raise Fault(str(error)) from error
 
 
-def _send(method: str, body: dict[str, object], *, as_json: bool, api: str | None) -> None:
+def _send(method: str, body: dict[str, object], out: Output, api: str | None) -> None:
     """Have the state API write the events, with the token of the environment: argv is for everyone to see."""
     from serverchange.cli.api import Api
 
@@ -247,7 +246,7 @@ def _send(method: str, body: dict[str, object], *, as_json: bool, api: str | Non
     if not token:
         raise Fault(f"set {TOKEN_VARIABLE} to a write token of the state API (serverchange up keeps one in api-token)")
     answer = Api(api).send(method, "/channels", body, token=token)
-    print_json(answer) if as_json else note(f"{answer['accepted']} accepted at {answer['position']}")
+    out.answer(answer, show=lambda: note(f"{answer['accepted']} accepted at {answer['position']}"))
 
 
 def _read_lines(file: Path) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from serverchange.cli.faults import CheckFault, Fault
-from serverchange.cli.output import JsonOption, note, print_fields, print_json, quiet_logs
+from serverchange.cli.output import Output, answering, note, print_fields, quiet_logs
 
 if TYPE_CHECKING:
     from serverchange.adapters.settings import Settings
@@ -27,22 +27,25 @@ def register(app: typer.Typer, *, panel: str) -> None:
     app.add_typer(log_app, name="log", rich_help_panel=panel)
 
 
-def verify(as_json: JsonOption = False) -> None:
+@answering
+def verify(out: Output) -> None:
     """Prove that the tables are the fold of the log, and cluster-changes a snapshot of them. Exits with 1 if not."""
     settings = _load_settings()
     from serverchange.materializer.verify import run
 
     report = run(settings, progress=_Shown())
-    print_json(report.as_json()) if as_json else print_fields(report.as_json() | {"faults": report.fault_count})
+    told = report.as_json()
+    out.answer(told, show=lambda: print_fields(told | {"faults": report.fault_count}))
     if not report.ok:
         raise CheckFault("\n".join([f"{report.fault_count} differences:", *report.faults]))
 
 
+@answering
 def rebuild(
+    out: Output,
     compare: Annotated[
         bool, typer.Option("--compare", help="Only compare; leave the live tables as they are.")
     ] = False,
-    as_json: JsonOption = False,
 ) -> None:
     """Fold the whole log again and put the result in the tables' place; subscribers are told what that alters.
 
@@ -52,7 +55,7 @@ def rebuild(
     from serverchange.materializer.rebuild import run
 
     report = run(settings, swap=not compare, compare=compare, progress=_Shown())
-    print_json(to_json(report)) if as_json else print_fields(to_json(report))
+    out.fields(to_json(report))
     if report.differences:
         raise CheckFault("the live tables are not what the log folds to. Replace them: serverchange rebuild")
 
@@ -75,9 +78,10 @@ def to_json(report: RebuildReport) -> dict[str, Any]:
 @log_app.command(
     "accept-hole", epilog="Example: serverchange log accept-hole --partition 3. First read what /readyz says."
 )
+@answering
 def accept_hole(
+    out: Output,
     partition: Annotated[int, typer.Option(min=0, help="Of channel-events; /readyz of the materializer names it.")],
-    as_json: JsonOption = False,
 ) -> None:
     """Accept that records were deleted before they were folded: go on behind them, and note the loss for ever."""
     settings = _load_settings()
@@ -88,8 +92,7 @@ def accept_hole(
         hole = accept(settings, partition)
     except NoHoleError as error:
         raise Fault(str(error)) from error
-    told = {"partition": partition, "first_offset": hole.first_offset, "next_offset": hole.next_offset}
-    print_json(told) if as_json else print_fields(told)
+    out.fields({"partition": partition, "first_offset": hole.first_offset, "next_offset": hole.next_offset})
 
 
 def _load_settings() -> Settings:

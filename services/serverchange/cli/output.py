@@ -1,17 +1,29 @@
 # ruff: noqa: PLC0415 - what one command needs is imported when it runs: --help and completion stay quick
-"""What commands print: JSON for machines (one line a value), tables and key-value lists for people."""
+"""What commands print: JSON for machines (one line a value), tables and key-value lists for people.
+
+A command that answers is decorated with `answering`: it gets the options `--output` and `--json`, and what was chosen
+as an `Output`, which alone decides in what form an answer is printed.
+"""
 
 from __future__ import annotations
 
+import functools
+import inspect
+import itertools
 import json
 import logging
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, TypeAlias
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Any, Concatenate, Final, ParamSpec, TypeAlias
 
 import typer
 
-JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+from serverchange.cli.faults import Fault
+
+TABLE_ROWS_MAX: Final = 1_000
+"""Rows of one table on a terminal: a longer list goes on in a further table, so that it is shown while it comes."""
 
 NameArgument: TypeAlias = Annotated[str, typer.Argument(metavar="CHANNEL", help="With or without #.")]
 
@@ -26,13 +38,98 @@ ApiOption: TypeAlias = Annotated[
 ]
 
 
+class Form(StrEnum):
+    """In what form an answer is printed."""
+
+    TABLE = "table"
+    """For people; tab-separated columns where the output is no terminal."""
+    JSON = "json"
+    """The answer as one value in one line; a stream, which has no end to wait for, as one value a line."""
+    NDJSON = "ndjson"
+    """The answer's entries, one a line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Prints one command's answer in the form that was asked for."""
+
+    form: Form = Form.TABLE
+
+    def answer(self, value: Any, *, entries: Iterable[Any] | None = None, show: Callable[[], None]) -> None:
+        """Print `value`: for people by `show`, as NDJSON by its `entries`, or as it is where it has none."""
+        match self.form:
+            case Form.TABLE:
+                show()
+            case Form.JSON:
+                print_json(value)
+            case Form.NDJSON:
+                for entry in [value] if entries is None else entries:
+                    print_json(entry)
+
+    def fields(self, value: Mapping[str, Any]) -> None:
+        """Print an answer that is one object."""
+        self.answer(value, show=lambda: print_fields(value))
+
+    def line(self, entry: Any, describe: Callable[[Any], str]) -> None:
+        """Print one entry of a stream at once; people see its description."""
+        if self.form is Form.TABLE:
+            print(describe(entry), flush=True)
+        else:
+            print_json(entry)
+
+    def rows(self, columns: Sequence[str], entries: Iterable[Mapping[str, Any]]) -> None:
+        """Print a stream of entries as they come; people see these columns of them."""
+        if self.form is Form.TABLE:
+            print_rows(columns, ([entry[column] for column in columns] for entry in entries))
+        else:
+            for entry in entries:
+                print_json(entry)
+
+
+_Parameters = ParamSpec("_Parameters")
+
+
+def answering(command: Callable[Concatenate[Output, _Parameters], None]) -> Callable[..., None]:
+    """Give a command the options `--output` and `--json`, and in their stead its first argument, an `Output`."""
+
+    @functools.wraps(command)
+    def run(*args: Any, output: Form | None, as_json: bool, **given: Any) -> None:
+        if as_json and output not in {None, Form.JSON}:
+            raise Fault(f"--json is --output json, not --output {output}: give one of them")
+        command(Output(Form.JSON if as_json else output or Form.TABLE), *args, **given)
+
+    # Typer reads the signature, not the arguments: it sees the command's own, and our two options behind them.
+    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+    parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in (*own, *_OPTIONS)]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in parameters}
+    return run
+
+
+def _option(name: str, annotation: Any, default: object) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+
+
+_OPTIONS: Final = (
+    _option(
+        "output",
+        Annotated[
+            Form | None,
+            typer.Option("--output", help="A table (default), one JSON value, or one a line.", show_default=False),
+        ],
+        None,
+    ),
+    _option("as_json", Annotated[bool, typer.Option("--json", help="Short for --output json.")], False),
+)
+
+
 def print_json(value: Any) -> None:
     """Print one value as one line of JSON."""
     print(json.dumps(value, ensure_ascii=False, separators=(",", ":")), flush=True)
 
 
-def print_rows(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:
-    """Print a table; plain columns where the output is no terminal, so that awk can read it."""
+def print_rows(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table as its rows come; plain columns where the output is no terminal, so that awk can read it."""
     if not sys.stdout.isatty():
         print("\t".join(columns))
         for row in rows:
@@ -41,10 +138,15 @@ def print_rows(columns: Sequence[str], rows: Iterable[Sequence[object]], *, titl
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*columns, title=title, title_justify="left")
-    for row in rows:
-        table.add_row(*(_text(cell) for cell in row))
-    Console().print(table)
+    left = iter(rows)
+    portion = list(itertools.islice(left, TABLE_ROWS_MAX))
+    while True:
+        table = Table(*columns)
+        for row in portion:
+            table.add_row(*(_text(cell) for cell in row))
+        Console().print(table)
+        if not (portion := list(itertools.islice(left, TABLE_ROWS_MAX))):
+            return
 
 
 def print_fields(fields: Mapping[str, object]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from serverchange.cli.faults import Fault
-from serverchange.cli.output import JsonOption, note, print_fields, print_json, print_rows, quiet_logs
+from serverchange.cli.output import Output, answering, note, print_rows, quiet_logs
 
 if TYPE_CHECKING:
     from serverchange.adapters.kafka.topics import TopicPlan
@@ -19,26 +19,29 @@ app = typer.Typer(help="Make the Kafka topics as the contracts say.", no_args_is
 
 
 @app.command(epilog="Example: SERVERCHANGE_KAFKA_PARTITIONS=12 serverchange topics apply")
-def apply(as_json: JsonOption = False) -> None:
+@answering
+def apply(out: Output) -> None:
     """Make missing topics, set differing settings, never add partitions; safe to run at every deploy."""
     from serverchange.adapters.kafka.topics import apply_topics
 
-    _print(apply_topics(_reachable_kafka()), as_json=as_json)
+    _print(apply_topics(_reachable_kafka()), out)
 
 
 @app.command(epilog="Example: serverchange topics plan --json")
-def plan(as_json: JsonOption = False) -> None:
+@answering
+def plan(out: Output) -> None:
     """Show what `topics apply` would do."""
     from serverchange.adapters.kafka.topics import plan_topics
 
-    _print(plan_topics(_reachable_kafka()), as_json=as_json)
+    _print(plan_topics(_reachable_kafka()), out)
 
 
 @app.command(epilog="Example: serverchange topics copy --prefix v2. --partitions 96")
+@answering
 def copy(
+    out: Output,
     prefix: Annotated[str, typer.Option(help="Prefix of the new topics; the settings' is that of the old ones.")],
     partitions: Annotated[int, typer.Option(min=1, help="Partitions of the new topics.")],
-    as_json: JsonOption = False,
 ) -> None:
     """Copy the log into new topics with another number of partitions. Stop all writers first, rebuild afterwards."""
     settings = _reachable_kafka()
@@ -48,7 +51,7 @@ def copy(
         report = run(settings, to_prefix=prefix, partitions=partitions)
     except CopyError as error:
         raise Fault(str(error)) from error
-    print_json(asdict(report)) if as_json else print_fields(asdict(report))
+    out.fields(asdict(report))
     note(f"now start everything with SERVERCHANGE_KAFKA_TOPIC_PREFIX={prefix} and run: serverchange rebuild")
 
 
@@ -62,16 +65,9 @@ def _reachable_kafka() -> KafkaSettings:
     return settings
 
 
-def _print(plans: list[TopicPlan], *, as_json: bool) -> None:
-    if as_json:
-        print_json(
-            [
-                {"topic": one.name, "action": one.action, "partitions": one.partitions, "differs": list(one.differs)}
-                for one in plans
-            ]
-        )
-        return
-    print_rows(
-        ["topic", "action", "partitions", "differs"],
-        [(one.name, one.action, one.partitions, one.differs) for one in plans],
-    )
+def _print(plans: list[TopicPlan], out: Output) -> None:
+    told = [
+        {"topic": one.name, "action": one.action, "partitions": one.partitions, "differs": list(one.differs)}
+        for one in plans
+    ]
+    out.answer(told, entries=told, show=lambda: print_rows(list(told[0]), [list(one.values()) for one in told]))

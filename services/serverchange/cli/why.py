@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from serverchange.cli.budget import in_words
 from serverchange.cli.faults import UnavailableFault
-from serverchange.cli.output import ApiOption, JsonOption, NameArgument, note, print_fields, print_json, quiet_logs
+from serverchange.cli.output import ApiOption, NameArgument, Output, answering, note, print_fields, quiet_logs
 
 if TYPE_CHECKING:
     import httpx
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 POLLER_TIMEOUT_S: Final = 3.0
 
 
-def why(name: NameArgument, as_json: JsonOption = False, api: ApiOption = None) -> None:
+@answering
+def why(out: Output, name: NameArgument, api: ApiOption = None) -> None:
     """Say why a channel is believed to be where it is, and when and why the platform is asked for it next."""
     from serverchange.adapters.settings import load_settings
     from serverchange.cli.api import Api
@@ -37,11 +38,11 @@ def why(name: NameArgument, as_json: JsonOption = False, api: ApiOption = None) 
     if decided is not None:
         decided["decided_by"]["event"] = _read_event(settings, decided["decided_by"])
     plan = _find_plan(settings, channel)
-    if as_json:
-        lookup = None if plan is None else plan.model_dump(mode="json")
-        print_json({"channel": now, "decided": decided, "lookup": lookup})
-    else:
-        print_fields(explain(now, decided) | explain_lookup(plan))
+    lookup = None if plan is None else plan.model_dump(mode="json")
+    out.answer(
+        {"channel": now, "decided": decided, "lookup": lookup},
+        show=lambda: print_fields(explain(now, decided) | explain_lookup(plan)),
+    )
 
 
 def _read_event(settings: Settings, place: Mapping[str, int]) -> Any:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import typer
 
 from serverchange.cli.faults import CheckFault
-from serverchange.cli.output import JsonOption, print_json, quiet_logs
+from serverchange.cli.output import Output, answering, quiet_logs
 
 if TYPE_CHECKING:
     from serverchange.cli.doctor.findings import Finding
@@ -24,15 +24,14 @@ def register(app: typer.Typer, *, panel: str) -> None:
     app.command(rich_help_panel=panel, epilog="Example: serverchange doctor --json")(doctor)
 
 
-def doctor(as_json: JsonOption = False) -> None:
+@answering
+def doctor(out: Output) -> None:
     """Check settings, Kafka, PostgreSQL, platform and tokens, and say what to do. Exits with 1 if a check failed."""
     quiet_logs()
     findings = examine()
     failures = [one for one in findings if one.verdict == "failed"]
-    if as_json:
-        print_json({"ok": not failures, "findings": [one.to_json() for one in findings]})
-    else:
-        _print(findings)
+    told = [one.to_json() for one in findings]
+    out.answer({"ok": not failures, "findings": told}, entries=told, show=lambda: _print(findings))
     if failures:
         names = ", ".join(dict.fromkeys(one.check for one in failures))
         raise CheckFault(f"{len(failures)} of {len(findings)} findings are failures: {names}")
