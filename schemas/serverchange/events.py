@@ -85,6 +85,7 @@ class EventType(StrEnum):
     LIVE = "tv.serverchange.channel.live.v1"
     SHARD_HOLDING = "tv.serverchange.shard.holding.v1"
     CHAT_LINE = "tv.serverchange.chat.line.v1"
+    HANDOVER = "tv.serverchange.handover.ended.v1"
 
 
 class ChannelKind(StrEnum):
@@ -125,6 +126,32 @@ class ChangeKind(StrEnum):
     MOVED = "moved"
     LABELLED = "labelled"
     UNTRACKED = "untracked"
+
+
+class HandoverCause(StrEnum):
+    """Why a handover began; a label of metrics."""
+
+    FIRST_JOIN = "first-join"
+    MOVED = "moved"
+    RECONNECT = "reconnect"
+    SPLIT = "split"
+    """The link carries too much or lags behind: some of its channels go elsewhere."""
+    GHOST = "ghost"
+    """Joined by all appearances, yet silent."""
+    LINK_LOST = "link-lost"
+
+
+class HandoverOutcome(StrEnum):
+    """How a handover ended; a label of metrics."""
+
+    DONE = "done"
+    """The new side is confirmed and the old side parted, after the overlap."""
+    OLD_LOST = "old-lost"
+    """The new side is confirmed; the old side's link ended by itself."""
+    SUPERSEDED = "superseded"
+    """A newer decision came before the end."""
+    UNWANTED = "unwanted"
+    """Nobody wants the channel any more, or another process has it."""
 
 
 class _Data(BaseModel):
@@ -295,6 +322,27 @@ class ChatLineData(_Data):
     received_at: Moment = Field(description="When, by that process's clock.")
 
 
+Seconds: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class HandoverData(_Data):
+    """How a channel passed from one link to another: for people, nothing decides by it. First joins are not told."""
+
+    cause: HandoverCause = Field(description="Why it began.")
+    outcome: HandoverOutcome = Field(description="How it ended.")
+    source: ClusterField | None = Field(default=None, description="Where the channel was read before, if anywhere.")
+    target: ClusterField = Field(description="Where it was to be read.")
+    shard: str = Field(description="The process that did it.")
+    tries: SeqField = Field(description="JOINs that were sent.")
+    sent_s: Seconds | None = Field(
+        default=None, description="Seconds from the beginning until the last JOIN left; left out: none did."
+    )
+    confirmed_s: Seconds | None = Field(
+        default=None, description="Seconds until the new side was confirmed; left out: it never was."
+    )
+    ended_s: Seconds = Field(description="Seconds until the last old side was gone, which is the event's `time`.")
+
+
 class ChannelTracked(_ChannelEvent):
     """`channel.tracked`, written by the API and the CLI."""
 
@@ -394,6 +442,13 @@ class ChatLine(_ChannelEvent):
     data: ChatLineData
 
 
+class HandoverEnded(_ChannelEvent):
+    """`handover.ended`, written by the shards to `handovers`."""
+
+    type: Literal[EventType.HANDOVER] = EventType.HANDOVER
+    data: HandoverData
+
+
 ChannelEvent: TypeAlias = Annotated[
     ChannelTracked
     | ChannelUntracked
@@ -422,6 +477,7 @@ ALL_EVENTS: Final[tuple[type[_Event], ...]] = (
     ChannelLive,
     ShardHolding,
     ChatLine,
+    HandoverEnded,
 )
 
 CHANGE_NAMESPACE: Final = uuid.UUID("5f4ff7b2-0d2b-5f0c-9d5e-4a7c5a1d8e61")

@@ -81,6 +81,13 @@ CHAT_LINES: Final = Topic(
     purpose="Chat that the shards received, for the fleet's bot services.",
     config=(("cleanup.policy", "delete"), ("retention.ms", str(_HOUR_MS))),
 )
+HANDOVERS: Final = Topic(
+    name="handovers",
+    key="channel",
+    purpose="What shards report of the handovers that ended, for people who watch; nothing decides by it.",
+    config=(("cleanup.policy", "delete"), ("retention.ms", str(_DAY_MS))),
+    partitions=1,
+)
 DEAD_LETTERS: Final = Topic(
     name="dead-letters",
     key="as received",
@@ -95,5 +102,6 @@ ALL_TOPICS: Final = (
     CHANNEL_LIVE,
     SHARD_HOLDINGS,
     CHAT_LINES,
+    HANDOVERS,
     DEAD_LETTERS,
 )

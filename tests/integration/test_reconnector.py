@@ -21,11 +21,20 @@ from serverchange.adapters.postgres.connections import AsyncConnection, connect
 from serverchange.adapters.postgres.fleet import ShardReport
 from serverchange.adapters.process import Process, Readiness
 from serverchange.adapters.settings import KafkaSettings, PlatformSettings, ReconnectorSettings, Settings
-from serverchange.events import ChangedData, ChangeKind, Channel, ChatLine, Cluster, ClusterChanged, change_id
+from serverchange.events import (
+    ChangedData,
+    ChangeKind,
+    Channel,
+    ChatLine,
+    Cluster,
+    ClusterChanged,
+    HandoverEnded,
+    change_id,
+)
 from serverchange.reconnector.main import run_shard
 from serverchange.simulator.settings import SimulatorSettings
 from serverchange.simulator.simulator import Simulator
-from serverchange.topics import CHANNEL_EVENTS, CHAT_LINES, CLUSTER_CHANGES, SHARD_HOLDINGS, Topic
+from serverchange.topics import CHANNEL_EVENTS, CHAT_LINES, CLUSTER_CHANGES, HANDOVERS, SHARD_HOLDINGS, Topic
 
 WAIT_S = 40
 LOOK_S = 0.1
@@ -185,6 +194,12 @@ async def test_a_shard_joins_what_the_snapshot_says_and_moves_with_a_change(sett
             reader = Reader(settings.kafka, CHAT_LINES)
             await reader.until(lambda values: len(lines_of(values, CHANNELS[0])) == 4)
             assert lines_of(reader.values, CHANNELS[0]) == [1, 2, 3, 4]
+            reader.close()
+            reader = Reader(settings.kafka, HANDOVERS)
+            (value,) = await reader.until(bool)  # of twelve first joins nothing is reported
+            report = HandoverEnded.model_validate_json(value)
+            assert (report.subject, report.data.cause, report.data.outcome) == (CHANNELS[0], "moved", "done")
+            assert (report.data.source, report.data.target, report.data.shard) == (MAIN, AWS, "one")
             reader.close()
 
 

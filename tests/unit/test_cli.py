@@ -139,6 +139,8 @@ def test_help_loads_neither_a_client_nor_pydantic() -> None:
         (["channels", "pin", "forsen", "AWS!"], ExitCode.USAGE, "is not a cluster"),
         (["channels", "import", "/no/such/file"], ExitCode.USAGE, "cannot read /no/such/file"),
         (["bench", "no-such"], ExitCode.USAGE, "there is no benchmark"),
+        (["watch", "handovers", "--label", "partner"], ExitCode.USAGE, "leave --label out"),
+        (["watch", "handovers"], ExitCode.UNAVAILABLE, "Kafka does not answer"),
         (["where"], ExitCode.USAGE, "where --stdin"),
         (["where", "--stdin", "forsen"], ExitCode.USAGE, "takes every name from standard input"),
         (["where", "--stdin", "--at", "2016-02-14T12:00Z"], ExitCode.USAGE, "no --at"),

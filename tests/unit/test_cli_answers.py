@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from rich.text import Text
 
 from serverchange.adapters.process import ExitCode
 from serverchange.cli import main
@@ -290,5 +291,5 @@ def test_a_change_is_described_in_one_line() -> None:
         "since": "2016-02-14T12:00:00Z",
         "labels": ["partner"],
     }
-    line = describe({"subject": "forsen", "data": data})
+    line = Text.from_ansi(describe({"subject": "forsen", "data": data})).plain
     assert line.split() == ["2016-02-14T12:00:00Z", "forsen", "moved", "main", "->", "aws", "version", "2", "[partner]"]

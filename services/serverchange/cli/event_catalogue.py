@@ -29,6 +29,7 @@ from serverchange.events import (
     ClusterObserved,
     ClusterServers,
     DeadLetter,
+    HandoverEnded,
     ServerChangeReceived,
     ShardHolding,
 )
@@ -40,6 +41,7 @@ from serverchange.topics import (
     CLUSTER_CHANGES,
     CLUSTERS,
     DEAD_LETTERS,
+    HANDOVERS,
     SHARD_HOLDINGS,
     Topic,
 )
@@ -63,6 +65,7 @@ TOPIC_EVENTS: Final[dict[str, tuple[EventModel, ...]]] = {
     CHANNEL_LIVE.name: (ChannelLive,),
     SHARD_HOLDINGS.name: (ShardHolding,),
     CHAT_LINES.name: (ChatLine,),
+    HANDOVERS.name: (HandoverEnded,),
     DEAD_LETTERS.name: (DeadLetter,),
 }
 
@@ -105,9 +108,11 @@ USES: Final[tuple[Use, ...]] = (
     Use("reconnector", "send", CHANNEL_EVENTS, _HEARD),
     Use("reconnector", "send", SHARD_HOLDINGS, (ShardHolding,)),
     Use("reconnector", "send", CHAT_LINES, (ChatLine,)),
+    Use("reconnector", "send", HANDOVERS, (HandoverEnded,)),
     *_reads("state-api", CLUSTER_CHANGES),
     Use("state-api", "send", CHANNEL_EVENTS, _WANTED),
     Use("command-line", "send", CHANNEL_EVENTS, _WANTED),
+    *_reads("command-line", HANDOVERS),
     *_reads("subscriber", CLUSTER_CHANGES, CLUSTERS, CHAT_LINES, DEAD_LETTERS),
 )
 """`subscriber` is anyone's own program: the SDK reads the same topics."""
@@ -183,6 +188,21 @@ _EXAMPLE_DATA: Final[dict[EventModel, tuple[str, str, dict[str, Any]]]] = {
             "cluster": "aws",
             "shard": "shard-2",
             "received_at": _MOMENT,
+        },
+    ),
+    HandoverEnded: (
+        "forsen",
+        "reconnector",
+        {
+            "cause": "moved",
+            "outcome": "done",
+            "source": "main",
+            "target": "aws",
+            "shard": "shard-2",
+            "tries": 1,
+            "sent_s": 0.012,
+            "confirmed_s": 0.214,
+            "ended_s": 20.231,
         },
     ),
 }

@@ -12,6 +12,7 @@ import inspect
 import itertools
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -70,10 +71,10 @@ class Output:
         """Print an answer that is one object."""
         self.answer(value, show=lambda: print_fields(value))
 
-    def line(self, entry: Any, describe: Callable[[Any], str]) -> None:
-        """Print one entry of a stream at once; people see its description."""
+    def line(self, entry: Any, text: str) -> None:
+        """Print one entry of a stream at once; people see `text`, on a terminal with its colours."""
         if self.form is Form.TABLE:
-            print(describe(entry), flush=True)
+            typer.echo(text, color=False if os.environ.get("NO_COLOR") else None)
         else:
             print_json(entry)
 

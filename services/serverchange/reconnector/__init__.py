@@ -2,5 +2,5 @@
 
 Reads: `cluster-changes` (in the group `reconnectors`), `clusters`, `channel-live`, `shard-holdings`, IRC links.
 Decides: make before break, a channel at a time (`tracker/handover.py`), within the shared budget (`tracker/budget.py`).
-Writes: `chat-lines`, `shard-holdings`, and `server-change.received` and `channel.doubted` to `channel-events`.
+Writes: `chat-lines`, `shard-holdings`, `handovers`; `server-change.received`, `channel.doubted` to `channel-events`.
 """

@@ -30,6 +30,7 @@ from serverchange.adapters.server_directory import ServerDirectory
 from serverchange.adapters.settings import ReconnectorSettings, Settings, secret_file
 from serverchange.reconnector.brake import follow_brake
 from serverchange.reconnector.chat_writer import ChatWriter
+from serverchange.reconnector.handover_reports import HandoverReports
 from serverchange.reconnector.shard import Shard
 from serverchange.topics import CHANNEL_LIVE, CLUSTER_CHANGES, CLUSTERS, SHARD_HOLDINGS
 from serverchange.tracker.budget import LIMITS, AccountClass, Kind, what_if
@@ -83,6 +84,7 @@ async def run_shard(settings: Settings, process: Process, *, token_file: Path | 
     async with contextlib.AsyncExitStack() as stack:
         publisher = await stack.enter_async_context(EventPublisher(settings.kafka, client_id=f"reconnector-{name}"))
         chat = ChatWriter(publisher, shard=name)
+        reports = HandoverReports(settings.kafka, publisher, shard=name)
         hearsay = await stack.enter_async_context(
             Hearsay(
                 publisher,
@@ -92,7 +94,13 @@ async def run_shard(settings: Settings, process: Process, *, token_file: Path | 
             )
         )
         shard = Shard(
-            name, account=wanted.account, publisher=publisher, hearsay=hearsay, chat=chat, directory=directory
+            name,
+            account=wanted.account,
+            publisher=publisher,
+            hearsay=hearsay,
+            chat=chat,
+            reports=reports,
+            directory=directory,
         )
         await stack.enter_async_context(budget.running())
         logins = await stack.enter_async_context(_logins(settings, budget, process.readiness, token_file))
@@ -107,7 +115,7 @@ async def run_shard(settings: Settings, process: Process, *, token_file: Path | 
                 on_login_refused=logins.on_refused,
             )
         )
-        await _work(settings, process, shard, chat)
+        await _work(settings, process, shard, chat, reports)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +141,7 @@ async def _logins(
         yield _Logins(account.login, TokenBudget(budget, account), account.check_soon)
 
 
-async def _work(settings: Settings, process: Process, shard: Shard, chat: ChatWriter) -> None:
+async def _work(settings: Settings, process: Process, shard: Shard, chat: ChatWriter, reports: HandoverReports) -> None:
     def watch() -> None:
         shard.look_for_silence()
         metrics.CHANNELS_FOREIGN.set(shard.foreign_count)
@@ -153,6 +161,7 @@ async def _work(settings: Settings, process: Process, shard: Shard, chat: ChatWr
         working = [
             tasks.create_task(shard.write_holdings(), name="holdings"),
             tasks.create_task(chat.run(), name="chat"),
+            tasks.create_task(reports.run(), name="handover reports"),
             tasks.create_task(_settle_doubts(settings, shard), name="doubts"),
             tasks.create_task(follow_brake(settings, shard), name="brake"),
         ]

@@ -40,6 +40,7 @@ from serverchange.events import (
     ShardHoldingData,
 )
 from serverchange.reconnector.chat_writer import ChatWriter
+from serverchange.reconnector.handover_reports import HandoverReports
 from serverchange.reconnector.silence import SilenceWatch
 from serverchange.topics import CHANNEL_LIVE, CLUSTERS, SHARD_HOLDINGS
 from serverchange.tracker.handover_words import Outcome, Record
@@ -84,6 +85,7 @@ class Shard:
         publisher: for `shard-holdings`.
         hearsay: for notices and doubts.
         chat: for received lines.
+        reports: for handovers that ended.
         directory: learns the clusters' servers.
     """
 
@@ -95,6 +97,7 @@ class Shard:
         publisher: EventPublisher,
         hearsay: Hearsay,
         chat: ChatWriter,
+        reports: HandoverReports,
         directory: ServerDirectory,
     ) -> None:
         self._process = f"{name}/{uuid.uuid4().hex[:8]}"
@@ -102,6 +105,7 @@ class Shard:
         self._publisher = publisher
         self._hearsay = hearsay
         self._chat = chat
+        self._reports = reports
         self._directory = directory
         self._loop = asyncio.get_running_loop()
         self._partitions: dict[int, _Partition] = {}
@@ -261,7 +265,8 @@ class Shard:
         self.changed.set()
 
     def handover_ended(self, channel: Channel, record: Record) -> None:
-        """Forget the doubts of that handover, and end its trace."""
+        """Forget the doubts of that handover, report it, and end its trace."""
+        self._reports.write(channel, record)
         self._doubts.pop(channel, None)
         if record.outcome is not Outcome.SUPERSEDED:  # the handover that a newer decision asked for is still to come
             traceparent = self._traces.pop(channel, None)

@@ -57,6 +57,7 @@ class LogEvent(StrEnum):
     TOKEN_UNCHECKED = "token.unchecked"  # noqa: S105
     TOKEN_REFUSED = "token.refused"  # noqa: S105
     LINES_DROPPED = "lines.dropped"
+    REPORTS_HELD = "reports.held"
     DRAIN_STARTED = "drain.started"
     DRAIN_ENDED = "drain.ended"
     REQUEST_FAILED = "request.failed"

@@ -5,10 +5,9 @@ a dead link can be taken for its successor. Times are seconds of any one monoton
 """
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import NewType, TypeAlias
 
-from serverchange.events import Cluster, DoubtReason
+from serverchange.events import Cluster, DoubtReason, HandoverCause, HandoverOutcome
 
 LinkId = NewType("LinkId", int)
 """A link's generation; see the module's docstring."""
@@ -16,30 +15,8 @@ LinkId = NewType("LinkId", int)
 NO_LINKS: frozenset[LinkId] = frozenset()
 
 
-class Cause(StrEnum):
-    """Why a handover began; a label of metrics."""
-
-    FIRST_JOIN = "first-join"
-    MOVED = "moved"
-    RECONNECT = "reconnect"
-    SPLIT = "split"
-    """The link carries too much or lags behind: some of its channels go elsewhere."""
-    GHOST = "ghost"
-    """Joined by all appearances, yet silent."""
-    LINK_LOST = "link-lost"
-
-
-class Outcome(StrEnum):
-    """How a handover ended; a label of metrics."""
-
-    DONE = "done"
-    """The new side is confirmed and the old side parted, after the overlap."""
-    OLD_LOST = "old-lost"
-    """The new side is confirmed; the old side's link ended by itself."""
-    SUPERSEDED = "superseded"
-    """A newer decision came before the end."""
-    UNWANTED = "unwanted"
-    """Nobody wants the channel any more, or another process has it."""
+Cause: TypeAlias = HandoverCause
+Outcome: TypeAlias = HandoverOutcome
 
 
 @dataclass(frozen=True, slots=True)

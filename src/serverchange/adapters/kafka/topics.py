@@ -45,6 +45,19 @@ def partitions_of(settings: KafkaSettings, topic: Topic) -> int:
     return topic.partitions or settings.partitions
 
 
+def topic_exists(settings: KafkaSettings, topic: Topic, *, client_id: str) -> bool:
+    """Return whether the topic is there: kafka-python's `send` waits a minute for one that is not.
+
+    Raises:
+        kafka.errors.KafkaError: no broker answered.
+    """
+    admin = make_admin(settings, client_id=client_id)
+    try:
+        return topic_name(settings, topic) in admin.list_topics()
+    finally:
+        admin.close()
+
+
 def plan_topics(settings: KafkaSettings, topics: Iterable[Topic] = ALL_TOPICS) -> list[TopicPlan]:
     """Return what `apply_topics` would do, without doing it.
 
