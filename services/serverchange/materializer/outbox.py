@@ -17,17 +17,20 @@ import base64
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import psycopg
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerFenced
 from aiokafka.structs import TopicPartition
+from kafka.errors import KafkaError as OffsetError
 
 from serverchange.adapters import metrics
-from serverchange.adapters.kafka.clients import make_async_consumer, make_async_producer
+from serverchange.adapters.kafka.clients import make_async_producer
+from serverchange.adapters.kafka.committed_offsets import CommittedOffsets
 from serverchange.adapters.kafka.log_identity import TopicIdentity, home_partition
 from serverchange.adapters.kafka.topics import topic_name
 from serverchange.adapters.log_events import LogEvent
@@ -115,9 +118,8 @@ class Outbox:
         self._tasks: set[asyncio.Task[None]] = set()
         self._retired: set[asyncio.Task[None]] = set()
         self._group = settings.kafka.topic_prefix + OUTBOX_GROUP
-        self._offsets: AIOKafkaConsumer | None = None
-        self._offsets_group = ""
-        self._offsets_lock = asyncio.Lock()
+        self._offsets = CommittedOffsets(settings.kafka, client_id=f"{settings.process.name}-outbox")
+        self._offsets_thread = ThreadPoolExecutor(1, thread_name_prefix="outbox-offsets")
         self._connections: list[AsyncConnection] = []
         self._failure: BaseException | None = None
         self._owing: dict[int, float] = {}
@@ -216,7 +218,7 @@ class Outbox:
             _log.warning(LogEvent.OUTBOX_FENCED, partition=owned.partition)
             owned.fenced = True
             self._retire(owned)
-        except (KafkaError, psycopg.OperationalError, TimeoutError, OSError) as error:
+        except (KafkaError, OffsetError, psycopg.OperationalError, TimeoutError, OSError) as error:
             _log.warning(LogEvent.KAFKA_LOST, part="outbox", partition=owned.partition, error=repr(error))
             self._retire(owned)
         except Exception as error:  # noqa: BLE001  (handed to `run`, which ends the process)
@@ -291,26 +293,14 @@ class Outbox:
         return producer, max(committed or 0, work.published)
 
     async def _committed(self, partition: int, group: str) -> int | None:
-        tp = TopicPartition(topic_name(self._settings.kafka, CHANNEL_EVENTS), partition)
-        async with self._offsets_lock:
-            if self._offsets is None or self._offsets_group != group:
-                await self._start_offsets(group)
-            committed: int | None = await self._offsets.committed(tp) if self._offsets is not None else None
-        return committed
+        """Return the published offset as Kafka has it, None where it has none.
 
-    async def _start_offsets(self, group: str) -> None:
-        if self._offsets is not None:
-            await self._offsets.stop()
-            self._offsets = None
-        consumer = make_async_consumer(
-            self._settings.kafka, client_id=f"{self._settings.process.name}-outbox", group_id=group
-        )
-        try:
-            await consumer.start()
-        except BaseException:
-            await consumer.stop()
-            raise
-        self._offsets, self._offsets_group = consumer, group
+        Raises:
+            kafka.errors.KafkaError: the broker does not know yet, after its own restart for instance.
+        """
+        topic = topic_name(self._settings.kafka, CHANNEL_EVENTS)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._offsets_thread, self._offsets.read, group, topic, partition)
 
     async def _read(self, connection: AsyncConnection, owned: _Owned) -> list[_Message]:
         """Return the next messages in log order.
@@ -409,8 +399,8 @@ class Outbox:
         for owned in self._owned.values():
             self._retire(owned)
         await asyncio.gather(*self._retired, return_exceptions=True)
-        if self._offsets is not None:
-            await self._offsets.stop()
+        await asyncio.get_running_loop().run_in_executor(self._offsets_thread, self._offsets.close)
+        self._offsets_thread.shutdown(wait=False)
         for connection in self._connections:
             await connection.close()
 
