@@ -24,6 +24,8 @@ from serverchange.events import (
     ChannelField,
     ChannelKind,
     ClusterField,
+    HandoverCause,
+    HandoverOutcome,
     LabelField,
     Rejected,
     ServerField,
@@ -300,6 +302,45 @@ class OverviewSample(_View):
     channels: dict[str, int]
 
 
+class VerificationAges(_View):
+    """How long ago lookups last agreed with what is believed of the tracked channels; group rooms need none.
+
+    Where a channel streams on another cluster than believed cannot be known while it does; this bounds it.
+    """
+
+    within_10_minutes: int
+    within_an_hour: int = Field(description="Over ten minutes ago, within an hour.")
+    within_a_day: int = Field(description="Over an hour ago, within a day.")
+    older: int
+    never: int = Field(description="Not since the last change.")
+    oldest: datetime | None = Field(description="The longest ago of all that were; null: none was.")
+
+
+class BudgetView(_View):
+    """What an account has used of one of its budgets within the platform's window, by the ledger."""
+
+    account: str
+    kind: str = Field(description="`join` or `login`.", examples=["join"])
+    window_s: float = Field(description="Seconds of the window.")
+    used: int
+    leased: int = Field(description="In a process's hand: it may be spent this very moment.")
+    waiting: int = Field(description="What shards told of late that waits for it.")
+
+
+class HandoverView(_View):
+    """One handover that ended, as its shard reported it."""
+
+    channel: ChannelField
+    at: datetime = Field(description="When it ended.")
+    cause: HandoverCause
+    outcome: HandoverOutcome
+    source: ClusterField | None
+    target: ClusterField
+    shard: str
+    confirmed_s: float | None = Field(description="Seconds until the new side was confirmed; null: it never was.")
+    ended_s: float = Field(description="Seconds until the last old side was gone.")
+
+
 class RecentChange(_View):
     """One of the newest published changes."""
 
@@ -309,6 +350,9 @@ class RecentChange(_View):
     cluster: ClusterField | None
     version: int
     since: datetime
+    published_after_ms: int | None = Field(
+        description="From the append of the deciding record until this was published, by two clocks; null: not known."
+    )
 
 
 class ShardView(_View):
@@ -333,6 +377,13 @@ class OverviewAnswer(Freshness):
     untracked: int
     shards: tuple[ShardView, ...]
     held: str | None = Field(description="Why, and by whom, moves are held; null: they are not.")
+    verified: VerificationAges | None = Field(description="Counted every half minute; null: not yet.")
+    budgets: tuple[BudgetView, ...]
+    handovers: tuple[HandoverView, ...] = Field(description="Newest first.")
+    handovers_last_minute: int
+    handover_confirmed_median_s: float | None = Field(
+        description="Of the last minute: seconds until the new side was confirmed; null: there was none."
+    )
     moves_last_minute: int
     samples: tuple[OverviewSample, ...] = Field(description="Oldest first; older ones stand further apart.")
     recent: tuple[RecentChange, ...] = Field(description="Newest first.")

@@ -11,7 +11,11 @@ from typing import Any, Final
 
 import pytest
 
+from serverchange.events import Channel, ChannelKind, Cluster, ClusterChanged
+from serverchange.reconnector.handover_reports import handover_report
+from serverchange.topics import HANDOVERS
 from serverchange.tracker.channel_state import Status
+from serverchange.tracker.handover_words import Cause, Outcome, Record
 
 from ..integration.state_api.conftest import RunningApi, Tables, Topics, moved, settled
 
@@ -26,6 +30,12 @@ PHONE: Final = {"width": 360, "height": 740}
 MANY: Final = 200_000
 CELLS: Final = """[...document.querySelectorAll("#found tr")].slice(1).map(
     (row) => [...row.cells].slice(1, 4).map((cell) => cell.innerText))"""
+
+
+@pytest.fixture(autouse=True)
+def ages_at_every_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have verifications counted as often as channels: what a test stores is seen at once."""
+    monkeypatch.setattr("serverchange.state_api.overview.AGES_INTERVAL_S", 0.0)
 
 
 @asynccontextmanager
@@ -49,7 +59,7 @@ async def fill(tables: Tables) -> None:
         [
             *(settled(f"on_aws_{number}", on="aws") for number in range(12)),
             *(settled(f"on_main_{number}", on="main") for number in range(7)),
-            settled("group_room", on="group"),
+            settled("group_room", on="group", kind=ChannelKind.GROUP),
             settled("in_between", on="main", status=Status.MOVING, verified=False),
             settled("restless", on="aws", left_cluster="main", version=9, penalty=4_000, penalty_at_ms=now_ms),
             settled("forsen", on="aws", left_cluster="event", version=3),
@@ -60,7 +70,20 @@ async def fill(tables: Tables) -> None:
         "INSERT INTO fleet_report VALUES ('shard-1', 'my_bot', 23, 22, 3, 1, 0, 0, 0, now()),"
         " ('shard-2', 'my_bot', 40, 40, 3, 0, 0, 2, 0, now() - interval '1 hour')"
     )
+    await tables.execute(
+        "INSERT INTO channel_freshness SELECT channel, version, now() - interval '3 minutes' FROM channel_state"
+        " WHERE channel LIKE 'on\\_%%'",
+    )
+    await tables.execute(
+        "WITH budget AS (INSERT INTO join_budget VALUES ('my_bot', 'join', now()))"
+        " INSERT INTO join_lease (account, kind, holder, amount, granted_at)"
+        " VALUES ('my_bot', 'join', 'shard-1', 6, now())"
+    )
     await tables.execute("INSERT INTO fleet_brake VALUES (true, now(), 'anna', 'the platform misbehaves')")
+
+
+def just_decided(change: ClusterChanged) -> ClusterChanged:
+    return change.model_copy(update={"data": change.data.model_copy(update={"since": datetime.now(UTC)})})
 
 
 async def keep(page: Any, name: str) -> None:
@@ -90,11 +113,21 @@ async def test_a_person_sees_the_fleet_and_moves_as_they_happen(
         await until(page, "#flapping", "restless")
         await until(page, "#shards", "shard-2 (silent)")
         await until(page, "#held", "the platform misbehaves (anna)")
+        await until(page, "#v-within_10_minutes", "19")
+        await until(page, "#v-never", "3")
+        await until(page, "#budgets", "my_bot\tJOINs\t0\t6\t1\t10 s")
         await page.wait_for_selector("#chart path")
 
-        await topics.change(moved("caedrel", "aws", 2), moved("xqc", "event", 5))
+        await topics.change(*(just_decided(one) for one in (moved("caedrel", "aws", 2), moved("xqc", "event", 5))))
+        record = Record(Cause.MOVED, Outcome.DONE, Cluster("main"), Cluster("aws"), 1.0, 1.1, 1.25, 21.4, 1)
+        report = handover_report(Channel("caedrel"), record, "shard-1", datetime.now(UTC))
+        await topics.publisher.publish(HANDOVERS, "caedrel", report.to_record())
 
         await until(page, "#moves", "caedrel")
+        await until(page, "#moves", " ms")
+        await until(page, "#handovers", "caedrel\tmain → aws\tmoved\t0.25 s")
+        await until(page, "#n-handovers", "1")
+        await until(page, "#n-confirmed", "0.25 s")
         await until(page, "#moves", "xqc")
         await until(page, "#n-moves", "2")
         await keep(page, "live-page-light")
@@ -114,6 +147,7 @@ async def test_a_channel_is_found_by_keyboard_with_its_history(browser: Any, api
             ["first-seen", "–", "main"],
         ]
         await until(page, "#n-tracked", "23")
+        await until(page, "#v-within_10_minutes", "19")
         await page.wait_for_selector("#chart path")
         await keep(page, "live-page-dark")
 
@@ -135,6 +169,7 @@ async def test_it_fits_a_narrow_phone(browser: Any, api: RunningApi, tables: Tab
     async with page_at(browser, api, PHONE, path="/#forsen") as page:
         await until(page, "#found", "forsen is on aws")
         await until(page, "#n-tracked", "23")
+        await until(page, "#v-within_10_minutes", "19")
         await page.wait_for_selector("#chart path")
         assert await page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
         await keep(page, "live-page-phone")

@@ -109,7 +109,7 @@ USES: Final[tuple[Use, ...]] = (
     Use("reconnector", "send", SHARD_HOLDINGS, (ShardHolding,)),
     Use("reconnector", "send", CHAT_LINES, (ChatLine,)),
     Use("reconnector", "send", HANDOVERS, (HandoverEnded,)),
-    *_reads("state-api", CLUSTER_CHANGES),
+    *_reads("state-api", CLUSTER_CHANGES, HANDOVERS),
     Use("state-api", "send", CHANNEL_EVENTS, _WANTED),
     Use("command-line", "send", CHANNEL_EVENTS, _WANTED),
     *_reads("command-line", HANDOVERS),

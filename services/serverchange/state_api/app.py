@@ -20,6 +20,7 @@ from serverchange.state_api.change_routes import StreamSlots
 from serverchange.state_api.deciding_records import DecidingRecords
 from serverchange.state_api.freshness import FreshnessBoard
 from serverchange.state_api.guard import Guard
+from serverchange.state_api.handover_feed import HandoverFeed
 from serverchange.state_api.log_watch import LogEnds, LogWatch
 from serverchange.state_api.overview import Overview, RecentMoves
 from serverchange.state_api.parts import Parts
@@ -66,6 +67,7 @@ def create_app(settings: Settings, *, readiness: Readiness | None = None) -> Fas
             app.state.parts = Parts(settings, tokens, reader, Writer(publisher), records, board, feed)
             app.state.catch_up = CatchUp(settings.kafka, client_id=client_id)
             feed.start()
+            app.state.handovers.start(settings.kafka, client_id=client_id)
             watch.start()
             keeping = [
                 asyncio.create_task(board.run(reader.read), name="freshness"),
@@ -78,7 +80,8 @@ def create_app(settings: Settings, *, readiness: Readiness | None = None) -> Fas
                 watch.stop()
                 for task in keeping:
                     task.cancel()
-                await asyncio.gather(*keeping, publisher.close(), records.close(), return_exceptions=True)
+                closing = (publisher.close(), records.close(), app.state.handovers.stop())
+                await asyncio.gather(*keeping, *closing, return_exceptions=True)
 
     # FastAPI's own pages of the document load scripts from elsewhere.
     app = FastAPI(
@@ -86,6 +89,7 @@ def create_app(settings: Settings, *, readiness: Readiness | None = None) -> Fas
     )
     app.state.overview = Overview()
     app.state.recent_moves = RecentMoves()
+    app.state.handovers = HandoverFeed()
     app.state.stream_slots = StreamSlots(settings.api.streams_max)
     for routes in (channel_routes, write_routes, change_routes, cluster_routes, page_routes):
         app.include_router(routes.router)

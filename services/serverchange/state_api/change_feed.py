@@ -245,7 +245,7 @@ def parse_changes(records: Sequence[Any]) -> list[ReceivedChange]:
             continue
         one_line = b"\n" not in record.value and b"\r" not in record.value
         value = record.value if one_line else event.to_record()
-        changes.append(ReceivedChange(record.partition, record.offset, event, value))
+        changes.append(ReceivedChange(record.partition, record.offset, event, value, record.timestamp))
     return changes
 
 

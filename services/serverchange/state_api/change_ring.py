@@ -50,12 +50,23 @@ class ChangeFilter:
 
 @dataclass(frozen=True, slots=True)
 class ReceivedChange:
-    """A change where it stands on `cluster-changes`; `value` is the record's bytes, on one line."""
+    """A change where it stands on `cluster-changes`; `value` is the record's bytes, on one line.
+
+    `published_ms` is when its publisher's clock says that it was published, milliseconds since 1970.
+    """
 
     partition: int
     offset: int
     event: ClusterChanged
     value: bytes
+    published_ms: int | None = None
+
+    @property
+    def published_after_ms(self) -> int | None:
+        """From the append of the deciding record until this was published; by two clocks, so never below 0."""
+        if self.published_ms is None:
+            return None
+        return max(0, self.published_ms - round(self.event.data.since.timestamp() * 1000))
 
 
 @dataclass(frozen=True, slots=True)

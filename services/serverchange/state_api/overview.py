@@ -13,24 +13,28 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 import psycopg
 
+from serverchange.adapters.link_setup import ANONYMOUS_ACCOUNT
 from serverchange.adapters.postgres.connections import AsyncConnection
 from serverchange.adapters.postgres.fleet import Brake, ShardReport, load_brake, load_reports
-from serverchange.adapters.postgres.state import Count, count_channels
+from serverchange.adapters.postgres.join_budget import LedgerBudget, load_ledger
+from serverchange.adapters.postgres.state import Count, VerifiedCounts, count_channels, count_verification_ages
 from serverchange.events import ChangeKind
 from serverchange.state_api.change_ring import ChangeRing
 from serverchange.state_api.parts import now_ms
 from serverchange.state_api.problems import ApiProblem
 from serverchange.state_api.reads import BULK_TIMEOUT_S, Reader
-from serverchange.views import ClusterCount, OverviewSample, RecentChange, ShardView
+from serverchange.tracker.budget import LIMITS, AccountClass, Kind, usage_by_holder
+from serverchange.views import BudgetView, ClusterCount, OverviewSample, RecentChange, ShardView, VerificationAges
 
 INTERVAL_S: Final = 2.0
 SHARE_MAX: Final = 0.02
 SAMPLES_MAX: Final = 2_000
 RECENT_MAX: Final = 50
+AGES_INTERVAL_S: Final = 30.0
 RATE_WINDOW_S: Final = 60.0
 
 
@@ -89,30 +93,79 @@ def shard_views(reports: Sequence[ShardReport]) -> tuple[ShardView, ...]:
     )
 
 
+def budget_views(budgets: Sequence[LedgerBudget], reports: Sequence[ShardReport]) -> tuple[BudgetView, ...]:
+    """Return what the ledger and the shards say of each budget. All classes of accounts share one window."""
+    views = []
+    for budget in budgets:
+        window = LIMITS[AccountClass.ORDINARY, budget.kind]
+        usages = usage_by_holder(budget.leases, window, budget.now).values()
+        mine = [
+            report for report in reports if report.fresh and (report.account or ANONYMOUS_ACCOUNT) == budget.account
+        ]
+        views.append(
+            BudgetView(
+                account=budget.account,
+                kind=budget.kind.value,
+                window_s=window.window_s,
+                used=sum(one.used for one in usages),
+                leased=sum(one.leased for one in usages),
+                waiting=sum(
+                    report.joins_waiting if budget.kind is Kind.JOIN else report.logins_waiting for report in mine
+                ),
+            )
+        )
+    return tuple(views)
+
+
+class _Looked(NamedTuple):
+    """What one look at the database brought."""
+
+    counts: list[Count]
+    reports: list[ShardReport]
+    brake: Brake | None
+    budgets: list[LedgerBudget]
+    ages: VerifiedCounts | None
+
+
 @dataclass(slots=True)
 class Overview:
     """The newest counts, what the shards told, and the samples, kept by a task."""
 
     counted: Counted | None = None
+    verified: VerificationAges | None = None
+    budgets: tuple[BudgetView, ...] = ()
     shards: tuple[ShardView, ...] = ()
     held: str | None = None
     samples: list[OverviewSample] = field(default_factory=list)
 
     async def run(self, reader: Reader) -> None:
         """Count for ever."""
+        ages_at_s = float("-inf")
 
-        async def look(connection: AsyncConnection) -> tuple[list[Count], list[ShardReport], Brake | None]:
-            counts = await count_channels(connection, now_ms())
-            return counts, await load_reports(connection), await load_brake(connection)
+        async def look(connection: AsyncConnection) -> _Looked:
+            due = time.monotonic() >= ages_at_s + AGES_INTERVAL_S
+            return _Looked(
+                await count_channels(connection, now_ms()),
+                await load_reports(connection),
+                await load_brake(connection),
+                await load_ledger(connection),
+                await count_verification_ages(connection) if due else None,
+            )
 
         while True:
             started_s = time.monotonic()
             with suppress(psycopg.Error, ApiProblem):  # the board of freshness says it; counts stay as they were
-                counts, reports, brake = await reader.read(look, timeout_s=BULK_TIMEOUT_S)
-                self.shards = shard_views(reports)
-                self.held = None if brake is None else f"{brake.reason} ({brake.held_by})"
-                self._note(summarise(counts, datetime.now(UTC)))
+                looked = await reader.read(look, timeout_s=BULK_TIMEOUT_S)
+                if looked.ages is not None:
+                    ages_at_s, self.verified = started_s, VerificationAges(**looked.ages._asdict())
+                self._take(looked)
             await asyncio.sleep(max(INTERVAL_S, (time.monotonic() - started_s) / SHARE_MAX))
+
+    def _take(self, looked: _Looked) -> None:
+        self.shards = shard_views(looked.reports)
+        self.budgets = budget_views(looked.budgets, looked.reports)
+        self.held = None if looked.brake is None else f"{looked.brake.reason} ({looked.brake.held_by})"
+        self._note(summarise(looked.counts, datetime.now(UTC)))
 
     def _note(self, counted: Counted) -> None:
         self.counted = counted
@@ -152,15 +205,16 @@ def recent_changes(ring: ChangeRing | None) -> list[RecentChange]:
     if ring is None:
         return []
     since = max(ring.first, ring.next - RECENT_MAX)
-    found = [entry.change.event for entry in ring.entries(since, RECENT_MAX)]
+    found = [entry.change for entry in ring.entries(since, RECENT_MAX)]
     return [
         RecentChange(
-            channel=event.subject,
-            what=event.data.what,
-            previous=event.data.previous,
-            cluster=event.data.cluster,
-            version=event.data.version,
-            since=event.data.since,
+            channel=change.event.subject,
+            what=change.event.data.what,
+            previous=change.event.data.previous,
+            cluster=change.event.data.cluster,
+            version=change.event.data.version,
+            since=change.event.data.since,
+            published_after_ms=change.published_after_ms,
         )
-        for event in reversed(found)
+        for change in reversed(found)
     ]

@@ -63,6 +63,7 @@ async def get_overview(request: Request) -> Response:
     moves: RecentMoves = request.app.state.recent_moves
     counted = overview.counted
     ring = parts.feed.ring
+    handovers = request.app.state.handovers.figures()
     members = {
         "counted_at": None if counted is None else counted.at,
         "clusters": () if counted is None else counted.clusters,
@@ -70,6 +71,11 @@ async def get_overview(request: Request) -> Response:
         "untracked": 0 if counted is None else counted.untracked,
         "shards": overview.shards,
         "held": overview.held,
+        "verified": overview.verified,
+        "budgets": overview.budgets,
+        "handovers": handovers.recent,
+        "handovers_last_minute": handovers.last_minute,
+        "handover_confirmed_median_s": handovers.confirmed_median_s,
         "moves_last_minute": moves.moves_last_minute(ring, time.monotonic()),
         "samples": overview.samples,
         "recent": recent_changes(ring),

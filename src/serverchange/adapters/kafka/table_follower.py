@@ -1,7 +1,8 @@
 """Follows whole topics without a group, on a thread of its own: every process that needs them has a copy.
 
-For `clusters`, `channel-live` and `shard-holdings`: all partitions, from the beginning, for ever. A consumer that
-failed is made anew and goes on where the last one stood, so that no record is told twice.
+For `clusters`, `channel-live` and `shard-holdings`: all partitions, from the beginning, for ever; for what is worth
+seeing only while it is new, from the newest records on. A consumer that failed is made anew and goes on where the last
+one stood, so that no record is told twice.
 """
 
 from __future__ import annotations
@@ -65,7 +66,10 @@ TableEvent: TypeAlias = TableRecords | TablesLoaded | TablesAway
 
 
 class TableFollower:
-    """The thread and its consumer. `deliver` is called on the thread and must not block."""
+    """The thread and its consumer. `deliver` is called on the thread and must not block.
+
+    With `newest` it begins so many records before each partition's end.
+    """
 
     def __init__(
         self,
@@ -74,11 +78,13 @@ class TableFollower:
         *,
         client_id: str,
         deliver: Callable[[TableEvent], None],
+        newest: int | None = None,
     ) -> None:
         self._settings = settings
         self._topics = {topic_name(settings, topic): topic for topic in topics}
         self._client_id = client_id
         self._deliver = deliver
+        self._newest = newest
         self._positions: dict[TopicPartition, int] = {}
         self._ends: dict[TopicPartition, int] | None = None
         self._slots = threading.BoundedSemaphore(BATCHES_MAX)
@@ -133,10 +139,13 @@ class TableFollower:
                 return False
             places += [TopicPartition(name, number) for number in sorted(partitions)]
         consumer.assign(places)
-        for place, offset in consumer.beginning_offsets(places, timeout_ms=CHECK_TIMEOUT_MS).items():
-            consumer.seek(place, max(offset, self._positions.get(place, 0)))
+        starts = dict(consumer.beginning_offsets(places, timeout_ms=CHECK_TIMEOUT_MS))
         if self._ends is None:
             self._ends = dict(consumer.end_offsets(places, timeout_ms=CHECK_TIMEOUT_MS))
+            if self._newest is not None:
+                self._positions = {place: end - self._newest for place, end in self._ends.items()}
+        for place, start in starts.items():
+            consumer.seek(place, max(start, self._positions.get(place, 0)))
         return True
 
     def _hand_over(self, polled: dict[TopicPartition, list[Any]]) -> None:

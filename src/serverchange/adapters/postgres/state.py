@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from psycopg.rows import TupleRow
 
@@ -192,6 +192,25 @@ async def load_progress(connection: AsyncConnection) -> Progress:
     seen = [row[2] for row in rows if row[2] is not None]
     complete = min(seen) if rows and len(seen) == len(rows) else None
     return Progress({row[0]: row[1] for row in rows}, complete)
+
+
+class VerifiedCounts(NamedTuple):
+    """Tracked channels by how long ago a lookup last agreed with the present version, and the longest ago."""
+
+    within_10_minutes: int
+    within_an_hour: int
+    within_a_day: int
+    older: int
+    never: int
+    oldest: datetime | None
+
+
+async def count_verification_ages(connection: AsyncConnection, *, now: datetime | None = None) -> VerifiedCounts:
+    """Return how old verifications are; joins two tables whole."""
+    cursor = await connection.execute(_SQL["count_verification_ages"], {"now": now})
+    row = await cursor.fetchone()
+    assert row is not None  # noqa: S101  (an aggregate has one row)
+    return VerifiedCounts(*row)
 
 
 async def count_channels(connection: AsyncConnection, now_ms: int) -> list[Count]:

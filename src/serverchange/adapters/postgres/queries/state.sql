@@ -84,6 +84,19 @@ LIMIT 1
 -- Where the fold stands, and since when each partition is known to have been complete.
 SELECT partition, position, caught_up_at FROM log_position ORDER BY partition
 
+-- name: count_verification_ages
+-- How long ago lookups last agreed, for the overview; a join of both tables, so asked for rarely.
+SELECT count(*) FILTER (WHERE f.verified_at > n.now - interval '10 minutes'),
+       count(*) FILTER (WHERE f.verified_at <= n.now - interval '10 minutes' AND f.verified_at > n.now - interval '1 hour'),
+       count(*) FILTER (WHERE f.verified_at <= n.now - interval '1 hour' AND f.verified_at > n.now - interval '1 day'),
+       count(*) FILTER (WHERE f.verified_at <= n.now - interval '1 day'),
+       count(*) FILTER (WHERE f.verified_at IS NULL),
+       min(f.verified_at)
+FROM channel_state AS s
+CROSS JOIN (SELECT COALESCE(%(now)s::timestamptz, clock_timestamp()) AS now) AS n
+LEFT JOIN channel_freshness AS f ON f.channel = s.channel AND f.version = s.version
+WHERE s.status <> 'untracked' AND s.kind <> 'group'
+
 -- name: count_channels
 -- One pass over all channels for the overview; asked for every few seconds, never for each request.
 SELECT coalesce(s.cluster, ''), s.status, count(*), count(*) FILTER (WHERE NOT s.verified),
