@@ -14,6 +14,8 @@ import psutil
 import pytest
 from trace_collector import Collected, Collector, collecting
 
+from serverchange.topics import ALL_TOPICS
+
 SERVERCHANGE = (sys.executable, "-P", "-m", "serverchange.cli")
 TIMEOUT_S = 90.0
 CHANNEL = "streamer_000001"
@@ -109,7 +111,7 @@ def test_a_channel_that_is_added_is_found_and_explained(up: Up) -> None:
     assert lookup["score"] == max(lookup["sources"].values())
     assert f"{CHANNEL}\t" in up.ask("channels", "list", "--label", "partner")[1]
     assert json.loads(up.ask("status", "--json")[1])["ready"] is True
-    assert up.ask("topics", "plan")[1].count("keep") == 7
+    assert up.ask("topics", "plan")[1].count("keep") == len(ALL_TOPICS)
 
 
 def test_an_unknown_channel_is_an_exit_code_of_one(up: Up) -> None:
