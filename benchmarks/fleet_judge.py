@@ -146,6 +146,63 @@ def joins_in(entries: Iterable[Entry], phase: Phase) -> list[float]:
     return [entry.at for entry in entries if entry.kind == "joined" and phase.began <= entry.at < phase.ended]
 
 
+@dataclass(frozen=True, slots=True)
+class Spell:
+    """For how long something was so with a channel, in seconds of the machine's monotonic clock."""
+
+    channel: str
+    began: float
+    ended: float
+
+    @property
+    def lasted_s(self) -> float:
+        """Seconds."""
+        return self.ended - self.began
+
+
+def owner_spells(entries: Iterable[Entry], until: float) -> tuple[list[Spell], list[Spell]]:
+    """Return when a channel had no link of ours in it, after its first, and when it had more than one."""
+    links: defaultdict[str, set[int]] = defaultdict(set)
+    since: dict[tuple[str, bool], float] = {}
+    spells: dict[bool, list[Spell]] = {False: [], True: []}
+
+    def look(channel: str, at: float) -> None:
+        count = len(links[channel])
+        for several, holds in ((False, count == 0), (True, count > 1)):
+            began = since.get((channel, several))
+            if holds and began is None:
+                since[channel, several] = at
+            elif not holds and began is not None:
+                spells[several].append(Spell(channel, since.pop((channel, several)), at))
+
+    for entry, channels in _with_channels_before(entries):
+        link, channel = entry.link or 0, entry.channel or ""
+        if entry.kind == "joined":
+            links[channel].add(link)
+            look(channel, entry.at)
+        elif entry.kind in {"parted", "link-closed"}:
+            for one in channels if entry.kind == "link-closed" else (channel,):
+                links[one].discard(link)
+                look(one, entry.at)
+    for (channel, several), began in since.items():
+        spells[several].append(Spell(channel, began, until))
+    return spells[False], spells[True]
+
+
+def _with_channels_before(entries: Iterable[Entry]) -> Iterator[tuple[Entry, Collection[str]]]:
+    """Yield each entry with the channels that its link was in until it happened."""
+    joined: defaultdict[int, set[str]] = defaultdict(set)
+    for entry in entries:
+        link = entry.link or 0
+        yield entry, tuple(joined.get(link, ()))
+        if entry.kind == "joined":
+            joined[link].add(entry.channel or "")
+        elif entry.kind == "parted":
+            joined[link].discard(entry.channel or "")
+        elif entry.kind == "link-closed":
+            joined.pop(link, None)
+
+
 def violations(entries: Iterable[Entry]) -> int:
     """How often the platform saw a budget exceeded."""
     return sum(1 for entry in entries if entry.kind == "violation")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from serverchange.adapters.settings import Settings
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from fleet import Options, run_fleet
+from fleet_kills import run_kills
 
 pytestmark = pytest.mark.slow
 
@@ -37,3 +39,13 @@ async def test_no_line_is_lost_or_doubled_in_reconnects_and_a_rolling_restart(
     assert (found["budget_violations"], found["unjoined_channels"]) == (0, 0)
     assert found["copies_dropped_by_reader"] > 0, "two sides of each handover ran side by side"
     assert found["restart_join_ratio"] == 1.0, "each channel is joined once more by the deploy, not twice"
+
+
+async def test_a_killed_process_leaves_nobody_elses_channel(settings: Settings, tmp_path: Path) -> None:
+    options = replace(SMALL, channels=40, processes=3, seed=1)
+    found = await run_kills(options, settings, tmp_path, print, kills=1)
+    assert found["unfinished"] == []
+    assert found["left_without_reader"] > 0
+    assert (found["unexplained"], found["late"], found["unjoined_channels"]) == (0, 0, 0)
+    assert found["two_owners_s"] <= found["two_owners_bound_s"]
+    assert found["budget_violations"] == 0

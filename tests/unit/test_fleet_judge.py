@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-from fleet_judge import Phase, find_losses, handover_times, last_hearing, missed_minimum
+from fleet_judge import Phase, Spell, find_losses, handover_times, last_hearing, missed_minimum, owner_spells
 from fleet_world import Entry
 
 WAVES = Phase("waves", 10.0, 20.0, whole=True)
@@ -48,3 +48,19 @@ def test_a_handover_lasts_from_reconnect_to_the_join_on_another_link() -> None:
     ]
     assert handover_times(entries, WAVES) == [0.25]
     assert last_hearing(entries, WAVES) == {"a": 16.5}
+
+
+def test_a_channel_without_a_link_and_one_with_two_are_found() -> None:
+    entries = [
+        Entry(1, 1.0, "joined", "a", "main", 1),
+        Entry(2, 1.0, "joined", "b", "main", 1),
+        Entry(3, 2.0, "joined", "a", "aws", 2),
+        Entry(4, 5.0, "parted", "a", "main", 1),
+        Entry(5, 6.0, "link-closed", None, "main", 1),
+        Entry(6, 8.0, "joined", "b", "aws", 2),
+        Entry(7, 9.0, "link-closed", None, "aws", 2),
+        Entry(8, 9.5, "joined", "b", "aws", 3),
+    ]
+    none, several = owner_spells(entries, until=12.0)
+    assert none == [Spell("b", 6.0, 8.0), Spell("b", 9.0, 9.5), Spell("a", 9.0, 12.0)]
+    assert several == [Spell("a", 2.0, 5.0)]
