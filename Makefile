@@ -8,7 +8,7 @@ SECONDS ?= 600
 WORKERS ?= 3
 export npm_config_cache ?= $(CURDIR)/.cache/npm
 
-.PHONY: demo up test lint format schemas docs faults constraints clean
+.PHONY: demo up test lint format schemas docs transcripts faults constraints clean
 
 demo: $(READY)
 	@$(BIN)/serverchange demo $(ARGS)
@@ -35,6 +35,9 @@ schemas: $(READY)
 
 docs: $(READY)
 	$(BIN)/serverchange docs write
+
+transcripts: $(READY)
+	$(BIN)/serverchange docs record
 
 faults: $(READY)
 	$(BIN)/python -m tests.faults --seconds $(SECONDS)

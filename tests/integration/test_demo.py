@@ -18,9 +18,11 @@ from serverchange.cli.demo.progress import Progress
 from serverchange.cli.demo.report import explain, to_json
 from serverchange.cli.demo.run import demonstrate
 from serverchange.cli.fleet import READY_TIMEOUT_S, Fleet
+from serverchange.cli.transcripts import normalised_demo, read_transcripts
 from serverchange.embedded.server import EmbeddedServer
 from serverchange.simulator.settings import WrongCluster
 
+ROOT = Path(__file__).parents[2]
 RESTART_TIMEOUT_S = 60.0
 DEMO_TIMEOUT_S = 200.0
 SERVERCHANGE = (sys.executable, "-P", "-m", "serverchange.cli")
@@ -49,6 +51,9 @@ def test_a_small_demo_holds_and_cleans_up(mode: str, tmp_path: Path) -> None:
         report[part] for part in ("chat_received", "lost_undetected", "lost_in_handover", "lost_otherwise")
     )
     assert list(tmp_path.glob("serverchange-demo-*")) == []
+    if mode == WrongCluster.SERVERCHANGE:
+        (shown,) = read_transcripts((ROOT / "README.md").read_text("utf-8"))["demo"]
+        assert normalised_demo(ended.stderr) == normalised_demo(shown.output), "run make transcripts"
 
 
 async def kill_everything_once(fleet: Fleet) -> None:

@@ -14,8 +14,10 @@ import psutil
 import pytest
 from trace_collector import Collected, Collector, collecting
 
+from serverchange.cli.transcripts import DOCUMENTS, Shell, normalised, read_transcripts
 from serverchange.topics import ALL_TOPICS
 
+ROOT = Path(__file__).parents[2]
 SERVERCHANGE = (sys.executable, "-P", "-m", "serverchange.cli")
 TIMEOUT_S = 90.0
 CHANNEL = "streamer_000001"
@@ -112,6 +114,16 @@ def test_a_channel_that_is_added_is_found_and_explained(up: Up) -> None:
     assert f"{CHANNEL}\t" in up.ask("channels", "list", "--label", "partner")[1]
     assert json.loads(up.ask("status", "--json")[1])["ready"] is True
     assert up.ask("topics", "plan")[1].count("keep") == len(ALL_TOPICS)
+
+
+@pytest.mark.timeout(600)
+def test_what_the_documents_show_of_a_session_is_what_is_printed(up: Up) -> None:
+    shell = Shell(up.folder / "settings.toml")
+    texts = [(ROOT / name).read_text("utf-8") for name in DOCUMENTS if name != "README.md"]
+    steps = [step for text in texts for found in read_transcripts(text).values() for step in found]
+    assert len(steps) > 5
+    for step in steps:
+        assert normalised(shell.run(step)) == normalised(step.output), f"{step.command}: run make transcripts"
 
 
 def test_an_unknown_channel_is_an_exit_code_of_one(up: Up) -> None:

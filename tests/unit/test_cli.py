@@ -55,6 +55,7 @@ NO_ANSWER = {
     ("bench",),
     ("settings",),
     ("docs", "write"),
+    ("docs", "record"),
     ("schemas", "write"),
 }
 

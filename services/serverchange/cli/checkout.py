@@ -62,6 +62,17 @@ def write() -> None:
         print(path)
 
 
+@docs_app.command("record", epilog="Example: serverchange docs record session curl")
+def record(
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Only these transcripts.")] = None,
+) -> None:
+    """Run the commands of the documents' transcripts and write what they print now; takes three minutes."""
+    from serverchange.cli import transcripts
+
+    for path in transcripts.record(_checkout(), frozenset(names or [])):
+        print(path)
+
+
 @schemas_app.command("write", epilog="Example: serverchange schemas write")
 def write_contracts() -> None:
     """Write the JSON Schemas, the AsyncAPI and the OpenAPI document anew."""
