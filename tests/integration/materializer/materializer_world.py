@@ -185,6 +185,10 @@ class World:
         """Put the copy in the database's place."""
         self._copy("DROP DATABASE {database} WITH (FORCE)", "ALTER DATABASE {backup} RENAME TO {database}")
 
+    def lose(self) -> None:
+        """Lose the database and put an empty one in its place."""
+        self._copy("DROP DATABASE {database} WITH (FORCE)", "CREATE DATABASE {database}")
+
     def _copy(self, *statements: str) -> None:
         dsn = self.settings.postgres.dsn.get_secret_value()
         name = self.database.info.dbname

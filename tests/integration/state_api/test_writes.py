@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 
 import pytest
 from kafka import TopicPartition
+from pydantic import SecretStr
 
 from serverchange.adapters.kafka.clients import make_consumer
 from serverchange.adapters.kafka.topics import topic_name
-from serverchange.adapters.settings import KafkaSettings
+from serverchange.adapters.settings import KafkaSettings, Settings
 from serverchange.events import ChannelEvent, parse_channel_event
 from serverchange.topics import CHANNEL_EVENTS
 from serverchange.views import POSITION_HEADER, parse_position
@@ -77,6 +79,27 @@ async def test_two_tokens_of_one_name_are_valid_at_once(api: RunningApi) -> None
     response = await api.client.post("/channels", headers=headers, json={"channels": ["forsen"]})
 
     assert response.status_code == 202
+
+
+async def test_a_token_is_rotated_without_a_gap(settings: Settings) -> None:
+    """As docs/operations.md has it: add the new one and restart, take the old one out and restart."""
+    old, new = (f"my-bot={hashlib.sha256(token.encode()).hexdigest()}" for token in (OLD_TOKEN, "brand-new"))
+
+    async def answers(tokens: str) -> list[int]:
+        api_settings = settings.api.model_copy(update={"tokens": SecretStr(tokens)})
+        async with RunningApi(settings.model_copy(update={"api": api_settings})) as api:
+            return [
+                (
+                    await api.client.post(
+                        "/channels", headers={"authorization": f"Bearer {token}"}, json={"channels": ["forsen"]}
+                    )
+                ).status_code
+                for token in (OLD_TOKEN, "brand-new")
+            ]
+
+    assert await answers(old) == [202, 401]
+    assert await answers(f"{old},{new}") == [202, 202]
+    assert await answers(new) == [401, 202]
 
 
 async def test_a_read_that_demands_a_position_waits_until_the_tables_hold_it(api: RunningApi, tables: Tables) -> None:
