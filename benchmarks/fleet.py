@@ -23,14 +23,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import json
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import psycopg
 
@@ -293,10 +294,27 @@ async def run_fleet(options: Options, settings: Settings, folder: Path, tell: Ca
         return await play(run)
 
 
-def main(argv: list[str]) -> int:
-    """Measure and print."""
+Measurement: TypeAlias = Callable[[Settings, Path, Callable[[str], None]], Coroutine[Any, Any, dict[str, Any]]]
+"""Measures on a Kafka and a PostgreSQL, keeps logs in a folder, and tells how far it is."""
+
+
+def measure(work: Measurement, *, keep: Path | None = None) -> dict[str, Any]:
+    """Return what `work` finds on servers of its own, whose topics and tables are there and empty."""
     from materialize import bench_stack  # noqa: PLC0415  (a test brings its own servers)
 
+    quiet_logs()
+    with bench_stack() as bench:
+        settings = bench.settings()
+        apply_topics(settings.kafka)
+        with psycopg.connect(settings.postgres.dsn.get_secret_value(), autocommit=True) as connection:
+            migrate(connection)
+        folder = keep or bench.folder / "fleet"
+        folder.mkdir(parents=True, exist_ok=True)
+        return asyncio.run(work(settings, folder, lambda text: print(text, file=sys.stderr, flush=True)))
+
+
+def main(argv: list[str]) -> int:
+    """Measure and print."""
     usual = Options()
     parser = argparse.ArgumentParser(prog="serverchange bench fleet", description=__doc__)
     parser.add_argument("--channels", type=int, default=usual.channels)
@@ -316,15 +334,7 @@ def main(argv: list[str]) -> int:
         close_s=tuple(chosen.close_after),
         overlap_s=chosen.overlap,
     )
-    quiet_logs()
-    with bench_stack() as bench:
-        settings = bench.settings()
-        apply_topics(settings.kafka)
-        with psycopg.connect(settings.postgres.dsn.get_secret_value(), autocommit=True) as connection:
-            migrate(connection)
-        folder = chosen.keep or bench.folder / "fleet"
-        folder.mkdir(parents=True, exist_ok=True)
-        result = asyncio.run(run_fleet(options, settings, folder, lambda text: print(text, file=sys.stderr)))
+    result = measure(functools.partial(run_fleet, options), keep=chosen.keep)
     sys.stdout.write(json.dumps(result, indent=None if chosen.as_json else 2) + "\n")
     return 0
 

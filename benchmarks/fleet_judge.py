@@ -118,10 +118,11 @@ def last_hearing(entries: Iterable[Entry], phase: Phase) -> dict[str, float]:
 
 
 def _with_channels(entries: Iterable[Entry]) -> Iterator[tuple[Entry, Collection[str]]]:
-    """Yield each entry with the channels that its link is in once it has happened."""
+    """Yield each entry with the channels that its link was in until it happened; look at them before the next one."""
     joined: defaultdict[int, set[str]] = defaultdict(set)
     for entry in entries:
         link, channel = entry.link or 0, entry.channel or ""
+        yield entry, joined.get(link, ())
         match entry.kind:
             case "joined":
                 joined[link].add(channel)
@@ -129,7 +130,6 @@ def _with_channels(entries: Iterable[Entry]) -> Iterator[tuple[Entry, Collection
                 joined[link].discard(channel)
             case "link-closed":
                 joined.pop(link, None)
-        yield entry, joined.get(link, ())
 
 
 def move_times(entries: Iterable[Entry], phase: Phase) -> dict[str, float]:
@@ -175,7 +175,7 @@ def owner_spells(entries: Iterable[Entry], until: float) -> tuple[list[Spell], l
             elif not holds and began is not None:
                 spells[several].append(Spell(channel, since.pop((channel, several)), at))
 
-    for entry, channels in _with_channels_before(entries):
+    for entry, channels in _with_channels(entries):
         link, channel = entry.link or 0, entry.channel or ""
         if entry.kind == "joined":
             links[channel].add(link)
@@ -187,20 +187,6 @@ def owner_spells(entries: Iterable[Entry], until: float) -> tuple[list[Spell], l
     for (channel, several), began in since.items():
         spells[several].append(Spell(channel, began, until))
     return spells[False], spells[True]
-
-
-def _with_channels_before(entries: Iterable[Entry]) -> Iterator[tuple[Entry, Collection[str]]]:
-    """Yield each entry with the channels that its link was in until it happened."""
-    joined: defaultdict[int, set[str]] = defaultdict(set)
-    for entry in entries:
-        link = entry.link or 0
-        yield entry, tuple(joined.get(link, ()))
-        if entry.kind == "joined":
-            joined[link].add(entry.channel or "")
-        elif entry.kind == "parted":
-            joined[link].discard(entry.channel or "")
-        elif entry.kind == "link-closed":
-            joined.pop(link, None)
 
 
 def violations(entries: Iterable[Entry]) -> int:

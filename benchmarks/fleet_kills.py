@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import json
 import random
 import sys
@@ -27,18 +28,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import psycopg
-
 sys.path.insert(0, str(Path(__file__).parent))
 
-from fleet import AWS, MAIN, VERIFIED_JOINS, WINDOW_S, Options, Run, world
+from fleet import AWS, MAIN, VERIFIED_JOINS, WINDOW_S, Options, Run, measure, world
 from fleet_judge import bound_s, owner_spells, quantiles_ms, violations
-from fleet_world import ShardProcess
+from fleet_world import LOOK_S, ShardProcess
 
-from serverchange.adapters.kafka.topics import apply_topics
-from serverchange.adapters.postgres.schema import migrate
 from serverchange.adapters.settings import Settings
-from serverchange.cli.output import quiet_logs
 
 STEPS: Final = ("move", "reconnect", "deploy", "nothing")
 MOVED_SHARE: Final = 0.3
@@ -73,6 +69,16 @@ class Killing:
         if not await self.run.platform.wait_at_rest(REST_TIMEOUT_S):
             self.unfinished.append(f"{what}: {len(self.run.platform.unjoined())} unjoined")
 
+    async def share_out(self) -> None:
+        """Wait until every process has channels: who has none leaves nobody."""
+        deadline = time.monotonic() + REST_TIMEOUT_S
+        while not all([await shard.confirmed() for shard in self.run.shards]):
+            if time.monotonic() > deadline:
+                self.unfinished.append("a process never got a channel")
+                return
+            await asyncio.sleep(LOOK_S)
+        await self.settle("shared out")
+
     async def start(self, name: str) -> ShardProcess:
         """Start a process of this name."""
         self.started += 1
@@ -83,6 +89,7 @@ class Killing:
 
     async def once(self, number: int) -> None:
         """Kill one process in the midst of something, and wait until all is well again."""
+        await self.share_out()
         step = self.random.choice(STEPS)
         self.steps[step] += 1
         at_stake = list(range(len(self.run.shards)))
@@ -183,8 +190,6 @@ def judge(killing: Killing) -> dict[str, Any]:
 
 def main(argv: list[str]) -> int:
     """Kill, judge and print; 1 if a promise did not hold."""
-    from materialize import bench_stack  # noqa: PLC0415  (a test brings its own servers)
-
     parser = argparse.ArgumentParser(prog="serverchange bench fleet_kills", description=__doc__)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--channels", type=int, default=300)
@@ -201,16 +206,7 @@ def main(argv: list[str]) -> int:
         close_s=(3.0, 8.0),
         overlap_s=5.0,
     )
-    quiet_logs()
-    with bench_stack() as bench:
-        settings = bench.settings()
-        apply_topics(settings.kafka)
-        with psycopg.connect(settings.postgres.dsn.get_secret_value(), autocommit=True) as connection:
-            migrate(connection)
-        folder = bench.folder / "fleet"
-        folder.mkdir(parents=True, exist_ok=True)
-        tell = lambda text: print(text, file=sys.stderr, flush=True)  # noqa: E731
-        result = asyncio.run(run_kills(options, settings, folder, tell, kills=chosen.kills))
+    result = measure(functools.partial(run_kills, options, kills=chosen.kills))
     sys.stdout.write(json.dumps(result, indent=None if chosen.as_json else 2) + "\n")
     broken = ("unexplained", "late", "budget_violations", "unjoined_channels")
     return int(any(result[key] for key in broken) or bool(result["unfinished"]))

@@ -209,6 +209,13 @@ class ShardProcess:
                     assert self.process.returncode is None, self.log.read_text()[-4_000:]
                 await asyncio.sleep(LOOK_S)
 
+    async def confirmed(self) -> int:
+        """Return how many channels it reads, as it says itself."""
+        async with httpx.AsyncClient(trust_env=False) as http:
+            told = (await http.get(f"http://127.0.0.1:{self.port}/metrics")).text
+        found = re.search(r'^serverchange_channels\{set="confirmed"\} (\S+)$', told, re.MULTILINE)
+        return 0 if found is None else int(float(found[1]))
+
     def terminate(self) -> None:
         """Ask it to give its channels away and end."""
         self.process.send_signal(signal.SIGTERM)
