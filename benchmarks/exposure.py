@@ -9,12 +9,11 @@ channels. ``round_robin_ratio`` and ``live_first_ratio`` are that policy's expos
 """
 
 import argparse
-import contextlib
 import itertools
 import json
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -97,20 +96,21 @@ def _play(worlds: Sequence[tuple[Scenario, int]], policies: Sequence[str], jobs:
     groups = [[name for name in policies if name == "ours"], [name for name in policies if name != "ours"]]
     tasks = [(scenario, seed, group) for group in groups if group for scenario, seed in worlds]
     played: list[list[Outcome]] = []
-    with contextlib.ExitStack() as stack:
-        results: Iterable[list[Outcome]]
-        if jobs < 2:
-            results = itertools.starmap(_play_group, tasks)
-        else:
-            pool = stack.enter_context(ProcessPoolExecutor(jobs, max_tasks_per_child=1))
-            results = pool.map(_play_group, *zip(*tasks, strict=True))
-        for (scenario, seed, _), outcomes in zip(tasks, results, strict=True):
-            played.append(outcomes)
-            _tell_progress(scenario, seed, outcomes)
+    for (scenario, seed, _), outcomes in zip(tasks, _play_tasks(tasks, jobs), strict=True):
+        played.append(outcomes)
+        _tell_progress(scenario, seed, outcomes)
     by_world: list[dict[str, Outcome]] = [{} for _ in worlds]
     for number, outcomes in enumerate(played):
         by_world[number % len(worlds)].update({outcome.policy: outcome for outcome in outcomes})
     return [[outcomes[name] for name in policies] for outcomes in by_world]
+
+
+def _play_tasks(tasks: Sequence[tuple[Scenario, int, list[str]]], jobs: int) -> Iterator[list[Outcome]]:
+    if jobs < 2:
+        yield from itertools.starmap(_play_group, tasks)
+        return
+    with ProcessPoolExecutor(jobs, max_tasks_per_child=1) as pool:
+        yield from pool.map(_play_group, *zip(*tasks, strict=True))
 
 
 def _tell_progress(scenario: Scenario, seed: int, outcomes: list[Outcome]) -> None:

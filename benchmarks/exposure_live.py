@@ -177,7 +177,9 @@ def to_world(followed: Run, settings: SimulatorSettings) -> World:
             until_s = min(stream.until_s, followed.ended_s + DAY_S)
             times = ((stream.from_s - started_s) * scale, (until_s - started_s) * scale)
             world.streams[index_of[stream.channel]].extend(times)
-    view = LaggingView(settings.seed, 2, settings.api_lag_mean_minutes * 60, settings.api_lag_max_minutes * 60)
+    view = LaggingView(
+        settings.seed, settings.api_replicas, settings.api_lag_mean_minutes * 60, settings.api_lag_max_minutes * 60
+    )
     for number, move in enumerate(followed.history.moves, start=1):
         first, second = view.lags_s(move.channel, number)
         at_s = (move.at_s - started_s) * scale

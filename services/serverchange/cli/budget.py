@@ -103,7 +103,7 @@ async def _load(settings: Settings) -> list[dict[str, Any]]:
 
     async with await connect(settings.postgres, application="serverchange budget") as connection:
         budgets = await load_ledger(connection)
-        reports = [report for report in await load_reports(connection) if report.fresh]
+        reports = await load_reports(connection)
     return [describe_budget(one, known_limit(settings, one), reports) for one in budgets]
 
 
@@ -121,31 +121,23 @@ def known_limit(settings: Settings, budget: LedgerBudget) -> Limit | None:
 
 def describe_budget(budget: LedgerBudget, limit: Limit | None, reports: list[ShardReport]) -> dict[str, Any]:
     """Return one row of the answer; what needs an unknown limit is None."""
-    from serverchange.adapters.link_setup import ANONYMOUS_ACCOUNT
-    from serverchange.tracker.budget import LIMITS, AccountClass, Kind, paced_s, usage_by_holder
+    from serverchange.adapters.budget_standing import standing
+    from serverchange.tracker.budget import paced_s
 
-    # All classes share one window, so what counts is known even where the limit is not.
-    window = limit or LIMITS[AccountClass.ORDINARY, budget.kind]
-    usages = usage_by_holder(budget.leases, window, budget.now)
-    used, leased = sum(one.used for one in usages.values()), sum(one.leased for one in usages.values())
-    waiting = {
-        report.process: report.joins_waiting if budget.kind is Kind.JOIN else report.logins_waiting
-        for report in reports
-        if (report.account or ANONYMOUS_ACCOUNT) == budget.account
-    }
-    total = sum(waiting.values())
+    now = standing(budget, reports)
+    used, leased, total = now.used, now.leased, now.waiting_total
     return {
         "account": budget.account,
         "kind": budget.kind.value,
         "limit": None if limit is None else limit.count,
-        "window_s": window.window_s,
+        "window_s": now.window_s,
         "used": used,
         "leased": leased,
         "free": None if limit is None else limit.count - used - leased,
         "waiting": total,
         "done_in_s": None if limit is None else round(paced_s(used + leased + total, limit), 1),
-        "holders": [{"holder": name, "used": one.used, "leased": one.leased} for name, one in usages.items()],
-        "waiters": [{"process": name, "waiting": count} for name, count in waiting.items() if count],
+        "holders": [{"holder": name, "used": one.used, "leased": one.leased} for name, one in now.usages.items()],
+        "waiters": [{"process": name, "waiting": count} for name, count in now.waiting.items() if count],
     }
 
 

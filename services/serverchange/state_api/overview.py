@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 import psycopg
 
-from serverchange.adapters.link_setup import ANONYMOUS_ACCOUNT
+from serverchange.adapters.budget_standing import standing
 from serverchange.adapters.postgres.connections import AsyncConnection
 from serverchange.adapters.postgres.fleet import Brake, ShardReport, load_brake, load_reports
 from serverchange.adapters.postgres.join_budget import LedgerBudget, load_ledger
@@ -27,7 +27,6 @@ from serverchange.state_api.change_ring import ChangeRing
 from serverchange.state_api.parts import now_ms
 from serverchange.state_api.problems import ApiProblem
 from serverchange.state_api.reads import BULK_TIMEOUT_S, Reader
-from serverchange.tracker.budget import LIMITS, AccountClass, Kind, usage_by_holder
 from serverchange.views import BudgetView, ClusterCount, OverviewSample, RecentChange, ShardView, VerificationAges
 
 INTERVAL_S: Final = 2.0
@@ -94,27 +93,19 @@ def shard_views(reports: Sequence[ShardReport]) -> tuple[ShardView, ...]:
 
 
 def budget_views(budgets: Sequence[LedgerBudget], reports: Sequence[ShardReport]) -> tuple[BudgetView, ...]:
-    """Return what the ledger and the shards say of each budget. All classes of accounts share one window."""
-    views = []
-    for budget in budgets:
-        window = LIMITS[AccountClass.ORDINARY, budget.kind]
-        usages = usage_by_holder(budget.leases, window, budget.now).values()
-        mine = [
-            report for report in reports if report.fresh and (report.account or ANONYMOUS_ACCOUNT) == budget.account
-        ]
-        views.append(
-            BudgetView(
-                account=budget.account,
-                kind=budget.kind.value,
-                window_s=window.window_s,
-                used=sum(one.used for one in usages),
-                leased=sum(one.leased for one in usages),
-                waiting=sum(
-                    report.joins_waiting if budget.kind is Kind.JOIN else report.logins_waiting for report in mine
-                ),
-            )
+    """Return what the ledger and the shards say of each budget."""
+    stand = [(budget, standing(budget, reports)) for budget in budgets]
+    return tuple(
+        BudgetView(
+            account=budget.account,
+            kind=budget.kind.value,
+            window_s=now.window_s,
+            used=now.used,
+            leased=now.leased,
+            waiting=now.waiting_total,
         )
-    return tuple(views)
+        for budget, now in stand
+    )
 
 
 class _Looked(NamedTuple):

@@ -62,7 +62,6 @@ class FleetLink:
     Attributes:
         channels: those whose handover names this link: they are told when it ends.
         in_flight: channel → ticket of JOINs handed to the link whose bytes have not left.
-        login_sent: whether its login is known to have left.
         welcomed_at: when it logged in (the loop's clock), None before.
         empty_since: since when no channel needs it.
     """
@@ -72,7 +71,6 @@ class FleetLink:
     server: Server
     channels: set[Channel] = field(default_factory=set)
     in_flight: dict[Channel, int] = field(default_factory=dict)
-    login_sent: bool = False
     welcomed_at: float | None = None
     leaving: bool = False
     empty_since: float | None = None

@@ -466,7 +466,8 @@ class LinkFleet:
                     metrics.LINES_RECEIVED.labels(outcome="rejected").inc()
                 case LoggedIn():
                     fleet_link.welcomed_at = self._loop.time()
-                    self._note_login_sent(fleet_link)
+                    # Its bytes have left, which ends what its lease counts for; otherwise the link's end shows it.
+                    self._budget.sent(Kind.LOGIN, 1)
                     self._cluster(link.cluster).welcomed()
                 case LoginRefused():
                     self._on_login_refused()
@@ -633,14 +634,9 @@ class LinkFleet:
         try:
             await link.run()
         finally:
-            self._note_login_sent(fleet_link)
+            if fleet_link.welcomed_at is None:
+                self._budget.sent(Kind.LOGIN, 1)
             self._end(cluster, fleet_link)
-
-    def _note_login_sent(self, fleet_link: FleetLink) -> None:
-        """The login's bytes have left: a welcome shows it, or the link's end; until then its lease counts in full."""
-        if not fleet_link.login_sent:
-            fleet_link.login_sent = True
-            self._budget.sent(Kind.LOGIN, 1)
 
     def _end(self, cluster: FleetCluster, fleet_link: FleetLink) -> None:
         now = self._loop.time()

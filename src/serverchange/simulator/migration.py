@@ -17,7 +17,7 @@ from typing import Final, Protocol
 
 from serverchange.events import Channel, Cluster
 from serverchange.simulator.draw import shuffle
-from serverchange.simulator.settings import DAY_S
+from serverchange.simulator.settings import DAY_S, SCRIPT_DAYS
 
 MAIN: Final = Cluster("main")
 EVENT: Final = Cluster("event")
@@ -69,9 +69,6 @@ DEFAULT_SCRIPT: Final = (
     Step("everyone", 9.5, 4.0, frozenset({Cohort.EVERYONE}), AWS),
 )
 """Two weeks that begin on a Friday."""
-
-SCRIPT_DAYS: Final = 14.0
-"""The default script's length; its last batches may wait a few hours for streams to end."""
 
 
 def script_within(days: float) -> tuple[Step, ...]:

@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from serverchange.events import AccountField, Cluster, ClusterField
 
 DAY_S: Final = 86_400.0
+SCRIPT_DAYS: Final = 14.0
+"""The default script's length; its last batches may wait a few hours for streams to end."""
 """Simulated seconds in a day."""
 
 CLUSTERS: Final = (Cluster("main"), Cluster("event"), Cluster("aws"), Cluster("group"))
@@ -133,7 +135,7 @@ class SimulatorSettings(_Settings):
     """Simulated seconds a real second; at 20,160 two weeks take 60 s."""
     script: bool = True
     """Whether the migration script is there at all."""
-    script_days: Annotated[float, Field(gt=0.0, le=1_000.0)] = 14.0
+    script_days: Annotated[float, Field(gt=0.0, le=1_000.0)] = SCRIPT_DAYS
     """Simulated days that the script's two weeks take; habits keep their pace."""
     script_starts_paused: bool = False
     """Wait for `POST /control/script` before the script's time begins."""

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from serverchange.cli.faults import Fault
-from serverchange.simulator.migration import SCRIPT_DAYS
-from serverchange.simulator.settings import DAY_S, SimulatorSettings, WrongCluster
+from serverchange.simulator.settings import DAY_S, SCRIPT_DAYS, SimulatorSettings, WrongCluster
 
 PARTITIONS: Final = 12
 ACCOUNT: Final = "bot_one"

@@ -264,14 +264,12 @@ class _Session:
             raise
 
     def _subscribe(self) -> None:
-        # A leader that has no metadata yet assigns nothing, and may not notice before the next refresh, minutes later
-        # (kafka-python 3.0.12: "No partition metadata for topic").
-        if not self._consumer.partitions_for_topic(self._topic):
-            raise UnknownTopicOrPartitionError(f"there is no topic {self._topic}; run: serverchange topics apply")
         self._consumer.subscribe([self._topic], listener=_Listener(self))
-        # Only metadata that arrive after `subscribe` count for the group. Without them a leader rebalances the group
-        # once more as soon as they come, 0.1 s after its first assignment.
-        self._consumer.topics()
+        # A leader that has no metadata yet assigns nothing, and may not notice before the next refresh, minutes later
+        # (kafka-python 3.0.12: "No partition metadata for topic"). Only those asked for after `subscribe` count for the
+        # group: without them a leader rebalances it once more as soon as they come, 0.1 s after its first assignment.
+        if self._topic not in self._consumer.topics():
+            raise UnknownTopicOrPartitionError(f"there is no topic {self._topic}; run: serverchange topics apply")
 
     def assigned(self, partitions: frozenset[int]) -> None:
         for partition in partitions:
