@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,19 @@ hypothesis.settings.load_profile("shared-machine")
 TEMPLATE = "serverchange_template"
 TEMPLATE_LOCK = 0x7E57
 PARTITIONS = 4
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """Undo what a command that ran in the test's own process did to its logging.
+
+    A handler that stays writes to the output which pytest has closed since: a traceback in some other test's output.
+    """
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="session")
