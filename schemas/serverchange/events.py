@@ -139,6 +139,8 @@ class HandoverCause(StrEnum):
     GHOST = "ghost"
     """Joined by all appearances, yet silent."""
     LINK_LOST = "link-lost"
+    ACCOUNT = "account"
+    """Another account is to join the channel."""
 
 
 class HandoverOutcome(StrEnum):

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from serverchange.adapters.leased_budget import LeasedBudget
+from serverchange.adapters.leased_budget import BudgetLedger, LeasedBudget
 from serverchange.adapters.process import Readiness
 from serverchange.adapters.settings import PostgresSettings
 from serverchange.tracker.budget import LIMITS, AccountClass, Kind, Limit
@@ -16,9 +16,17 @@ QUICK = {Kind.JOIN: Limit(20, 1.0), Kind.LOGIN: Limit(20, 1.0)}
 """An ordinary account's counts in a tenth of its window: the rule is the same, the test is not half a minute."""
 
 
-def budget(postgres: PostgresSettings, holder: str, limits: dict[Kind, Limit] | None = None) -> LeasedBudget:
+def budget(
+    postgres: PostgresSettings,
+    holder: str,
+    limits: dict[Kind, Limit] | None = None,
+    *,
+    account: str = "bot",
+    readiness: Readiness | None = None,
+) -> LeasedBudget:
     ordinary = {kind: LIMITS[AccountClass.ORDINARY, kind] for kind in Kind}
-    return LeasedBudget(postgres, account="bot", limits=limits or ordinary, holder=holder, readiness=Readiness())
+    ledger = BudgetLedger(postgres, holder=holder, readiness=readiness or Readiness())
+    return LeasedBudget(ledger, account=account, limits=limits or ordinary)
 
 
 async def test_three_processes_together_keep_to_one_budget(postgres: PostgresSettings) -> None:
@@ -60,9 +68,10 @@ async def test_what_was_not_sent_is_there_for_others(postgres: PostgresSettings)
 
 async def test_without_the_database_nothing_is_granted_and_the_process_says_so() -> None:
     nowhere = PostgresSettings.model_validate({"dsn": "postgresql://nobody@127.0.0.1:1/none", "connect_timeout_s": 1})
-    purse = budget(nowhere, "first")
+    readiness = Readiness()
+    purse = budget(nowhere, "first", readiness=readiness)
     async with purse.running():
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.5):
                 await purse.take(Kind.JOIN, 1)
-        assert "budget" in purse._readiness.missing
+        assert "budget" in readiness.missing

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from ipaddress import ip_network
 
 import pytest
-from pydantic import SecretStr
 
+from serverchange.adapters.fleet_account import NAMELESS, FleetAccount
 from serverchange.adapters.hosts import HostRules
 from serverchange.adapters.kafka.publisher import EventPublisher
 from serverchange.adapters.link_fleet import FleetRules, LinkFleet
@@ -195,9 +195,8 @@ async def scene(
         async with LinkFleet(
             FleetRules(channels_per_link, limits),
             link_rules=LinkRules(rules, "plain"),
-            login=lambda: Login(account.login, SecretStr(account.token.get_secret_value())),
+            accounts={NAMELESS: FleetAccount(lambda: Login(account.login, account.token), purse)},
             servers=directory,
-            budget=purse,
             hearer=hearer,
         ) as fleet:
             yield Scene(simulator, fleet, hearer, purse, directory)

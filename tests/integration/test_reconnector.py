@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -32,6 +33,7 @@ from serverchange.events import (
     change_id,
 )
 from serverchange.reconnector.main import run_shard
+from serverchange.simulator.ledger import EntryKind
 from serverchange.simulator.settings import SimulatorSettings
 from serverchange.simulator.simulator import Simulator
 from serverchange.topics import CHANNEL_EVENTS, CHAT_LINES, CLUSTER_CHANGES, HANDOVERS, SHARD_HOLDINGS, Topic
@@ -327,3 +329,70 @@ async def test_a_rolling_deploy_loses_and_repeats_no_line(settings: Settings) ->
         holdings = Reader(settings.kafka, SHARD_HOLDINGS)
         await holdings.until(lambda values: any(b'"released"' in value for value in values))
         holdings.close()
+
+
+BOTS = tuple(f"bot_{letter}" for letter in "abc")
+
+
+def joiners(simulator: Simulator) -> dict[Channel, set[str]]:
+    """Who is in each channel, as the platform sees it."""
+    found: dict[Channel, set[str]] = {channel: set() for channel in CHANNELS}
+    for link in simulator.links():
+        assert link.budget is not None
+        for channel in link.dialogue.joined:
+            found[channel].add(link.budget.name)
+    return found
+
+
+async def test_two_shards_share_accounts_that_may_be_in_so_many_channels(settings: Settings) -> None:
+    """Twelve channels, three accounts of four channels each: every place is needed, through a move and a deploy."""
+    accounts = [{"login": name, "token": f"{name}-token", "tier": "verified"} for name in BOTS]
+    several = {
+        "account": "",
+        "token": None,
+        "accounts": [{"login": name, "token": f"{name}-token", "account_class": "verified"} for name in BOTS],
+        "channels_per_account": 4,
+    }
+    async with (
+        simulated(accounts=accounts, channel_limit=4) as simulator,
+        EventPublisher(settings.kafka, client_id="test") as publisher,
+    ):
+        await publisher.publish_all(CLUSTER_CHANGES, [changed(channel, MAIN, 1) for channel in CHANNELS])
+        both = [shard_settings(settings, simulator, name, **several) for name in ("one", "two")]
+        async with shards(*both) as running:
+            await platform_has(simulator, lambda has: all(has[channel] == [MAIN] for channel in CHANNELS))
+            before = joiners(simulator)
+            assert Counter(name for names in before.values() for name in names) == dict.fromkeys(BOTS, 4)
+            for channel in CHANNELS:
+                simulator.move(channel, AWS)
+            await publisher.publish_all(CLUSTER_CHANGES, [changed(channel, AWS, 2) for channel in CHANNELS])
+            await platform_has(simulator, lambda has: all(has[channel] == [AWS] for channel in CHANNELS))
+            running[0].stop()
+            await asyncio.wait_for(running[0].task, 2 * WAIT_S)
+            await platform_has(simulator, lambda has: all(has[channel] == [AWS] for channel in CHANNELS))
+            assert joiners(simulator) == before
+        refused = [entry for entry in simulator.ledger.entries if entry.kind is EntryKind.VIOLATION]
+        assert refused == []
+
+
+async def test_a_channel_that_asks_for_another_account_of_the_shard_is_handed_over_to_it(settings: Settings) -> None:
+    accounts = [{"login": name, "token": f"{name}-token", "tier": "verified"} for name in BOTS[:2]]
+    several = {
+        "account": "",
+        "token": None,
+        "accounts": [{"login": name, "token": f"{name}-token", "account_class": "verified"} for name in BOTS[:2]],
+    }
+    labelled = ChangeKind.LABELLED
+    async with simulated(accounts=accounts) as simulator, EventPublisher(settings.kafka, client_id="test") as publisher:
+        await publisher.publish_all(CLUSTER_CHANGES, [changed(CHANNELS[0], MAIN, 1, account=BOTS[1])])
+        async with shards(shard_settings(settings, simulator, "one", **several)):
+            await platform_has(simulator, lambda has: has[CHANNELS[0]] == [MAIN])
+            assert joiners(simulator)[CHANNELS[0]] == {BOTS[1]}
+            simulator.say(CHANNELS[0], 1)
+            await publisher.publish_all(CLUSTER_CHANGES, [changed(CHANNELS[0], MAIN, 2, labelled, account=BOTS[0])])
+            await platform_has(simulator, lambda _: joiners(simulator)[CHANNELS[0]] == {BOTS[0]})
+            simulator.say(CHANNELS[0], 1)
+            reader = Reader(settings.kafka, CHAT_LINES)
+            await reader.until(lambda values: len(lines_of(values, CHANNELS[0])) == 2)
+            assert lines_of(reader.values, CHANNELS[0]) == [1, 2]
+            reader.close()

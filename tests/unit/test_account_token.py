@@ -12,7 +12,7 @@ import pytest
 from pydantic import SecretStr
 
 from serverchange.adapters import account_token
-from serverchange.adapters.account_token import AccountToken, TokenBudget
+from serverchange.adapters.account_token import AccountToken, TokenBudget, TokenFile
 from serverchange.adapters.process import Readiness
 from serverchange.adapters.settings import PlatformSettings, secret_file
 from serverchange.tracker.budget import Kind
@@ -68,7 +68,7 @@ def token(url: str, text: str | None = "good", *, file: Path | None = None, **ch
         PlatformSettings.model_validate(platform),
         account="bot",
         token=None if text is None else SecretStr(text),
-        file=file,
+        file=None if file is None else TokenFile(file),
         readiness=Told(),
     )
 
@@ -78,10 +78,10 @@ async def refused(account: AccountToken) -> str:
     readiness = account._readiness
     assert isinstance(readiness, Told)
     async with asyncio.timeout(WAIT_S):
-        while "no login" not in readiness.missing.get("token", ""):
+        while "no login" not in readiness.missing.get("token of bot", ""):
             readiness.heard.clear()
             await readiness.heard.wait()
-    return readiness.missing["token"]
+    return readiness.missing["token of bot"]
 
 
 async def test_a_token_of_the_account_admits_logins() -> None:

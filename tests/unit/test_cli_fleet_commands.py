@@ -17,8 +17,8 @@ T0 = 1_000.0
 LIMIT = Limit(20, 10.0)
 
 
-def report(process: str, *, account: str = "bot", age_s: float = 1.0, joins_waiting: int = 0) -> ShardReport:
-    return ShardReport(process, account, 50, 40, 1, joins_waiting, 0, 3, 0, age_s)
+def report(process: str, *, age_s: float = 1.0, waiting: dict[str, dict[Kind, int]] | None = None) -> ShardReport:
+    return ShardReport(process, "bot", 50, 40, 1, 0, 0, 3, 0, waiting or {}, age_s)
 
 
 def test_two_hundred_thousand_channels_of_a_verified_account_are_answered_without_connecting() -> None:
@@ -66,7 +66,9 @@ def test_a_budget_shows_who_used_who_leased_and_who_waits() -> None:
             ("a", Lease(2, T0 - 60, T0 - 50, spent=2)),
         ],
     )
-    row = describe_budget(ledger, LIMIT, [report("a", joins_waiting=30), report("x", account="other")])
+    row = describe_budget(
+        ledger, LIMIT, [report("a", waiting={"bot": {Kind.JOIN: 30}}), report("x", waiting={"other": {Kind.JOIN: 5}})]
+    )
     assert (row["limit"], row["used"], row["leased"], row["free"], row["waiting"]) == (20, 2, 2, 16, 30)
     assert row["done_in_s"] == 11
     assert row["holders"] == [{"holder": "a", "used": 2, "leased": 0}, {"holder": "b", "used": 0, "leased": 2}]

@@ -8,7 +8,7 @@ MAIN = Cluster("main")
 
 
 def cluster_of(**urgencies: Urgency) -> FleetCluster:
-    cluster = FleetCluster(MAIN, 90)
+    cluster = FleetCluster(MAIN, "bot", 90)
     for ticket, (name, urgency) in enumerate(urgencies.items(), 1):
         cluster.wish(Channel(name), Join(ticket, MAIN, NO_LINKS), urgency)
     return cluster

@@ -112,8 +112,12 @@ def known_limit(settings: Settings, budget: LedgerBudget) -> Limit | None:
     from serverchange.adapters.link_setup import ANONYMOUS_ACCOUNT
     from serverchange.tracker.budget import LIMITS, AccountClass
 
-    if budget.account == (settings.reconnector.account or ANONYMOUS_ACCOUNT):
-        return LIMITS[AccountClass(settings.reconnector.account_class), budget.kind]
+    shard = settings.reconnector
+    classes = {one.login: one.account_class for one in shard.joining_accounts} or {
+        ANONYMOUS_ACCOUNT: shard.account_class
+    }
+    if (name := classes.get(budget.account)) is not None:
+        return LIMITS[AccountClass(name), budget.kind]
     if budget.account == ANONYMOUS_ACCOUNT:
         return LIMITS[AccountClass(settings.listener.account_class), budget.kind]
     return None

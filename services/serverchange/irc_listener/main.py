@@ -8,12 +8,13 @@ from typing import Final
 
 from kafka.errors import KafkaError
 
+from serverchange.adapters.fleet_account import NAMELESS, FleetAccount
 from serverchange.adapters.fleet_process import FleetProcess
 from serverchange.adapters.hearsay import Hearsay
 from serverchange.adapters.kafka.group_assignments import assigned_partitions
 from serverchange.adapters.kafka.group_follower import Membership
 from serverchange.adapters.kafka.publisher import EventPublisher
-from serverchange.adapters.leased_budget import LeasedBudget
+from serverchange.adapters.leased_budget import BudgetLedger, LeasedBudget
 from serverchange.adapters.link_fleet import FleetRules, LinkFleet
 from serverchange.adapters.link_setup import ANONYMOUS_ACCOUNT, make_link_rules, make_logins
 from serverchange.adapters.log_events import LogEvent
@@ -51,12 +52,11 @@ async def run_listener(settings: Settings, process: Process) -> None:
     name, wanted = settings.process.name, settings.listener
     link_rules = make_link_rules(settings.platform)
     directory = ServerDirectory(link_rules.hosts, settings.platform.transport, settings.platform.seeds)
+    ledger = BudgetLedger(settings.postgres, holder=f"irc_listener {name}", readiness=process.readiness)
     budget = LeasedBudget(
-        settings.postgres,
+        ledger,
         account=ANONYMOUS_ACCOUNT,
         limits={kind: LIMITS[AccountClass(wanted.account_class), kind] for kind in Kind},
-        holder=f"irc_listener {name}",
-        readiness=process.readiness,
     )
     async with contextlib.AsyncExitStack() as stack:
         publisher = await stack.enter_async_context(EventPublisher(settings.kafka, client_id=f"irc_listener-{name}"))
@@ -64,14 +64,14 @@ async def run_listener(settings: Settings, process: Process) -> None:
             Hearsay(publisher, source=f"irc_listener/{name}", known=lambda: directory.clusters)
         )
         listener = Listener(hearsay=hearsay, directory=directory)
+        await stack.enter_async_context(ledger)
         await stack.enter_async_context(budget.running())
         listener.fleet = await stack.enter_async_context(
             LinkFleet(
                 FleetRules(wanted.channels_per_link, HandoverLimits(), reads_lines=False),
                 link_rules=link_rules,
-                login=make_logins("", None),
+                accounts={NAMELESS: FleetAccount(make_logins("", None), budget)},
                 servers=directory,
-                budget=budget,
                 hearer=listener,
             )
         )

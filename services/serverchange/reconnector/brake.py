@@ -10,6 +10,7 @@ from typing import Final
 
 import psycopg
 
+from serverchange.adapters.link_setup import ANONYMOUS_ACCOUNT
 from serverchange.adapters.log_events import LogEvent
 from serverchange.adapters.logs import get_logger
 from serverchange.adapters.postgres.connections import AsyncConnection, connect
@@ -60,12 +61,13 @@ def report_of(settings: Settings, shard: Shard) -> ShardReport:
     fleet = shard.fleet
     return ShardReport(
         process=settings.process.name,
-        account=settings.reconnector.account,
-        wanted=fleet.wanted_count,
+        account=", ".join(account.login for account in settings.reconnector.joining_accounts),
+        wanted=fleet.wanted_count + shard.unplaced_count,
         confirmed=fleet.confirmed_count,
         links=fleet.link_count,
         joins_waiting=fleet.joins_waiting,
         logins_waiting=fleet.logins_waiting,
         moves_held=fleet.moves_held,
         foreign_count=shard.foreign_count,
+        waiting={account or ANONYMOUS_ACCOUNT: waiting for account, waiting in fleet.waiting_by_account().items()},
     )

@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
-from pathlib import Path
+import functools
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import psycopg
 
 from serverchange.adapters import metrics
-from serverchange.adapters.account_token import AccountToken, TokenBudget
+from serverchange.adapters.account_token import AccountToken, TokenBudget, TokenFile, token_file
+from serverchange.adapters.fleet_account import NAMELESS, FleetAccount
 from serverchange.adapters.fleet_process import FleetProcess
 from serverchange.adapters.hearsay import Hearsay
 from serverchange.adapters.kafka.group_follower import Membership
 from serverchange.adapters.kafka.publisher import EventPublisher
-from serverchange.adapters.leased_budget import LeasedBudget
-from serverchange.adapters.link_fleet import Budget, FleetRules, LinkFleet
+from serverchange.adapters.leased_budget import BudgetLedger, LeasedBudget
+from serverchange.adapters.link_fleet import FleetRules, LinkFleet
 from serverchange.adapters.link_setup import ANONYMOUS_ACCOUNT, make_link_rules, make_logins
-from serverchange.adapters.links import Login
 from serverchange.adapters.log_events import LogEvent
 from serverchange.adapters.logs import get_logger
 from serverchange.adapters.postgres.connections import connect
 from serverchange.adapters.postgres.doubts import settled_doubts
 from serverchange.adapters.process import Process, Readiness, run_process
 from serverchange.adapters.server_directory import ServerDirectory
-from serverchange.adapters.settings import ReconnectorSettings, Settings, secret_file
+from serverchange.adapters.settings import ReconnectorSettings, Settings
+from serverchange.reconnector.account_places import AccountPlaces
 from serverchange.reconnector.brake import follow_brake
 from serverchange.reconnector.chat_writer import ChatWriter
 from serverchange.reconnector.handover_reports import HandoverReports
@@ -58,29 +58,24 @@ STOP_MARGIN_S: Final = 4.5
 
 def main(settings: Settings) -> None:
     """Run the shard until it was told to stop and has given its channels away."""
-    token_file = secret_file("reconnector", "token")
+    files = {account.login: token_file(account.login) for account in settings.reconnector.joining_accounts}
 
     async def shard(process: Process) -> None:
-        await run_shard(settings, process, token_file=token_file)
+        await run_shard(settings, process, token_files=files)
 
     run_process("reconnector", settings.process, shard)
 
 
-async def run_shard(settings: Settings, process: Process, *, token_file: Path | None = None) -> None:
+async def run_shard(
+    settings: Settings, process: Process, *, token_files: Mapping[str, TokenFile | None] | None = None
+) -> None:
     """Run until `process.stopping` is set and the drain is over; a part that fails for good ends the process.
 
-    `token_file` is read again when the platform refuses the account's token.
+    `token_files` are read again when the platform refuses an account's token.
     """
     name, wanted = settings.process.name, settings.reconnector
     link_rules = make_link_rules(settings.platform)
     directory = ServerDirectory(link_rules.hosts, settings.platform.transport, settings.platform.seeds)
-    budget = LeasedBudget(
-        settings.postgres,
-        account=wanted.account or ANONYMOUS_ACCOUNT,
-        limits={kind: LIMITS[AccountClass(wanted.account_class), kind] for kind in Kind},
-        holder=f"reconnector {name}",
-        readiness=process.readiness,
-    )
     async with contextlib.AsyncExitStack() as stack:
         publisher = await stack.enter_async_context(EventPublisher(settings.kafka, client_id=f"reconnector-{name}"))
         chat = ChatWriter(publisher, shard=name)
@@ -93,58 +88,65 @@ async def run_shard(settings: Settings, process: Process, *, token_file: Path | 
                 on_doubt=lambda *place: shard.doubt_published(*place),  # noqa: PLW0108  (the shard comes next)
             )
         )
+        accounts = await _enter_accounts(stack, settings, process.readiness, token_files or {})
         shard = Shard(
             name,
-            account=wanted.account,
+            places=functools.partial(AccountPlaces, settings.postgres, list(accounts), wanted.channels_per_account),
             publisher=publisher,
             hearsay=hearsay,
             chat=chat,
             reports=reports,
             directory=directory,
         )
-        await stack.enter_async_context(budget.running())
-        logins = await stack.enter_async_context(_logins(settings, budget, process.readiness, token_file))
         shard.fleet = await stack.enter_async_context(
             LinkFleet(
                 FleetRules(wanted.channels_per_link, _handover_limits(wanted)),
                 link_rules=link_rules,
-                login=logins.login,
+                accounts=accounts,
                 servers=directory,
-                budget=logins.budget,
                 hearer=shard,
-                on_login_refused=logins.on_refused,
             )
         )
         await _work(settings, process, shard, chat, reports)
 
 
-@dataclass(frozen=True, slots=True)
-class _Logins:
-    login: Callable[[], Login]
-    budget: Budget
-    on_refused: Callable[[], None] = lambda: None
+async def _enter_accounts(
+    stack: contextlib.AsyncExitStack,
+    settings: Settings,
+    readiness: Readiness,
+    token_files: Mapping[str, TokenFile | None],
+) -> dict[str, FleetAccount]:
+    """Return who joins, by login: nameless readers, or the accounts, each while its token is not refused."""
+    ledger = BudgetLedger(settings.postgres, holder=f"reconnector {settings.process.name}", readiness=readiness)
+    await stack.enter_async_context(ledger)
 
+    async def enter_budget(account: str, account_class: str) -> LeasedBudget:
+        limits = {kind: LIMITS[AccountClass(account_class), kind] for kind in Kind}
+        return await stack.enter_async_context(LeasedBudget(ledger, account=account, limits=limits).running())
 
-@contextlib.asynccontextmanager
-async def _logins(
-    settings: Settings, budget: Budget, readiness: Readiness, token_file: Path | None
-) -> AsyncIterator[_Logins]:
-    """Nameless logins, or the account's while its token is not refused."""
-    wanted = settings.reconnector
-    if not wanted.account:
-        yield _Logins(make_logins("", None), budget)
-        return
-    account = AccountToken(
-        settings.platform, account=wanted.account, token=wanted.token, file=token_file, readiness=readiness
-    )
-    async with account.running():
-        yield _Logins(account.login, TokenBudget(budget, account), account.check_soon)
+    accounts: dict[str, FleetAccount] = {}
+    for known in settings.reconnector.joining_accounts:
+        token = AccountToken(
+            settings.platform,
+            account=known.login,
+            token=known.token,
+            file=token_files.get(known.login),
+            readiness=readiness,
+        )
+        await stack.enter_async_context(token.running())
+        budget = TokenBudget(await enter_budget(known.login, known.account_class), token)
+        accounts[known.login] = FleetAccount(token.login, budget, token.check_soon)
+    if not accounts:
+        budget_of_address = await enter_budget(ANONYMOUS_ACCOUNT, settings.reconnector.account_class)
+        accounts[NAMELESS] = FleetAccount(make_logins("", None), budget_of_address)
+    return accounts
 
 
 async def _work(settings: Settings, process: Process, shard: Shard, chat: ChatWriter, reports: HandoverReports) -> None:
     def watch() -> None:
         shard.look_for_silence()
         metrics.CHANNELS_FOREIGN.set(shard.foreign_count)
+        metrics.CHANNELS_WITHOUT_ACCOUNT.set(shard.unplaced_count)
         metrics.MOVES_HELD.set(shard.fleet.moves_held)
         process.stop_timeout_s = drain_s(settings.reconnector, shard.channel_count) + STOP_MARGIN_S
 
@@ -160,6 +162,7 @@ async def _work(settings: Settings, process: Process, shard: Shard, chat: ChatWr
     async with following.running() as tasks:
         working = [
             tasks.create_task(shard.write_holdings(), name="holdings"),
+            tasks.create_task(shard.places.run(), name="accounts"),
             tasks.create_task(chat.run(), name="chat"),
             tasks.create_task(reports.run(), name="handover reports"),
             tasks.create_task(_settle_doubts(settings, shard), name="doubts"),
@@ -189,8 +192,10 @@ def drain_s(settings: ReconnectorSettings, channels: int) -> float:
     """
     if settings.drain_timeout_s:
         return settings.drain_timeout_s
-    answer = what_if(channels, AccountClass(settings.account_class), settings.channels_per_link)
-    return SUCCESSOR_S + OTHERS_S + DRAIN_FACTOR * max(answer.join_s, answer.paced_s)
+    classes = [one.account_class for one in settings.joining_accounts] or [settings.account_class]
+    each = -(-channels // len(classes))
+    answers = [what_if(each, AccountClass(name), settings.channels_per_link) for name in set(classes)]
+    return SUCCESSOR_S + OTHERS_S + DRAIN_FACTOR * max(max(answer.join_s, answer.paced_s) for answer in answers)
 
 
 async def _settle_doubts(settings: Settings, shard: Shard) -> None:

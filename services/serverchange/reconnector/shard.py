@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
@@ -39,6 +39,7 @@ from serverchange.events import (
     ShardHolding,
     ShardHoldingData,
 )
+from serverchange.reconnector.account_places import AccountPlaces
 from serverchange.reconnector.chat_writer import ChatWriter
 from serverchange.reconnector.handover_reports import HandoverReports
 from serverchange.reconnector.silence import SilenceWatch
@@ -81,7 +82,7 @@ class Shard:
 
     Args:
         name: of the process, stable over restarts.
-        account: the login that joins; empty: nameless.
+        places: finds the account that joins a channel.
         publisher: for `shard-holdings`.
         hearsay: for notices and doubts.
         chat: for received lines.
@@ -93,7 +94,7 @@ class Shard:
         self,
         name: str,
         *,
-        account: str,
+        places: Callable[[Callable[[Channel, str], None]], AccountPlaces],
         publisher: EventPublisher,
         hearsay: Hearsay,
         chat: ChatWriter,
@@ -101,7 +102,8 @@ class Shard:
         directory: ServerDirectory,
     ) -> None:
         self._process = f"{name}/{uuid.uuid4().hex[:8]}"
-        self._account = account
+        self.places = places(self._placed)
+        self._unplaced: dict[Channel, tuple[Cluster, tuple[int, int]]] = {}
         self._publisher = publisher
         self._hearsay = hearsay
         self._chat = chat
@@ -157,9 +159,11 @@ class Shard:
             return  # another shard claims it; what it decides is no longer ours to follow
         if change.data.what is ChangeKind.UNTRACKED or change.data.cluster is None:
             self._drop(channel)
+            self.places.release(channel)
             self._confirm(partition, [channel])  # a giver that has not heard of it may part it
             return
-        if change.data.account not in (None, self._account):
+        must = change.data.account
+        if must is not None and must not in self.places.accounts:
             self._pass_over(partition, change)
             return
         self._foreign.pop(channel, None)
@@ -167,7 +171,20 @@ class Shard:
             self._silence.set_live(channel, live=True, now=self._loop.time())
         known.channels.add(channel)
         self._homes[channel] = partition
-        self.fleet.want(channel, change.data.cluster, change.order)
+        self._want(channel, change.data.cluster, change.order, must)
+
+    def _want(self, channel: Channel, cluster: Cluster, order: tuple[int, int], must: str | None) -> None:
+        """Read the channel. A move goes at once, by the account that joins it; a first join may have to find one."""
+        account = self.places.only if self.places.only is not None else self.fleet.account_of(channel)
+        if account is not None:
+            self.fleet.want(channel, cluster, order, account)
+        if account is None or must not in (None, account):
+            self._unplaced[channel] = (cluster, order)
+            self.places.ask(channel, must)
+
+    def _placed(self, channel: Channel, account: str) -> None:
+        if (place := self._unplaced.pop(channel, None)) is not None:
+            self.fleet.want(channel, *place, account)
 
     def _pass_over(self, partition: int, change: ClusterChanged) -> None:
         """Leave a channel to the account that it asks for.
@@ -183,7 +200,7 @@ class Shard:
                 LogEvent.CHANNEL_PASSED_OVER,
                 channel=change.subject,
                 account=account,
-                reason=f"it asks for {account}, this shard logs in as {self._account or 'nobody'}: not joined, "
+                reason=f"it asks for {account}, this shard logs in as {', '.join(self.places.accounts)}: not joined, "
                 "as all others that ask for that account",
             )
 
@@ -194,6 +211,11 @@ class Shard:
     def foreign_count(self) -> int:
         """Channels of our partitions that ask for another account."""
         return len(self._foreign)
+
+    @property
+    def unplaced_count(self) -> int:
+        """Channels that are to be read and wait for an account."""
+        return sum(1 for channel in self._unplaced if self.fleet.account_of(channel) is None)
 
     @property
     def partitions_held(self) -> int:
@@ -360,6 +382,8 @@ class Shard:
         partition = self._homes.pop(channel, None)
         if partition is not None:
             self._partitions[partition].channels.discard(channel)
+        self._unplaced.pop(channel, None)
+        self.places.withdraw(channel)
         self._doubts.pop(channel, None)
         self._traces.pop(channel, None)
         self._silence.forget(channel)

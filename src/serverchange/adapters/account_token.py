@@ -13,20 +13,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from pydantic import SecretStr
+from pydantic import SecretStr, TypeAdapter
 
+from serverchange.adapters.fleet_account import Budget
 from serverchange.adapters.hosts import HostRules
-from serverchange.adapters.link_fleet import Budget
 from serverchange.adapters.links import Login
 from serverchange.adapters.log_events import LogEvent
 from serverchange.adapters.logs import get_logger
 from serverchange.adapters.platform_api import NoInformation, PlatformApi, Reason
 from serverchange.adapters.process import Readiness
-from serverchange.adapters.settings import PlatformSettings
+from serverchange.adapters.settings import AccountSettings, PlatformSettings, secret_file
 from serverchange.tracker.budget import Kind
 
 _log = get_logger("account_token")
@@ -43,8 +44,42 @@ FILE_INTERVAL_S: Final = 2.0
 ASK_INTERVAL_MIN_S: Final = 10.0
 """Refused logins ask for a check at once, but not more often than this."""
 
-PART: Final = "token"
-"""Our name at `/readyz`."""
+
+@dataclass(frozen=True, slots=True)
+class TokenFile:
+    """The secret file that an account's token came from: it may be written anew while a process runs.
+
+    Attributes:
+        login: the account in a file of `reconnector.accounts`; None: the file holds one token and nothing else.
+    """
+
+    path: Path
+    login: str | None = None
+
+    def read(self) -> str:
+        """Return the token that the file holds now, empty where it has none for this account.
+
+        Raises:
+            OSError: it is away.
+            ValueError: it is no text, or no list of accounts.
+        """
+        text = self.path.read_text("utf-8").strip()
+        if self.login is None:
+            return text
+        tokens = {one.login: one.token for one in _ACCOUNTS.validate_json(text)}
+        token = tokens.get(self.login)
+        return "" if token is None else token.get_secret_value().strip()
+
+
+_ACCOUNTS: Final = TypeAdapter(tuple[AccountSettings, ...])
+
+
+def token_file(login: str) -> TokenFile | None:
+    """Return where an account's token may be written anew; None: the environment sets it, or there is no such file."""
+    if (several := secret_file("reconnector", "accounts")) is not None:
+        return TokenFile(several, login)
+    one = secret_file("reconnector", "token")
+    return None if one is None else TokenFile(one)
 
 
 class AccountToken:
@@ -67,7 +102,7 @@ class AccountToken:
         *,
         account: str,
         token: SecretStr | None,
-        file: Path | None,
+        file: TokenFile | None,
         readiness: Readiness,
     ) -> None:
         self.admitted = asyncio.Event()
@@ -76,13 +111,14 @@ class AccountToken:
         self._token = token
         self._file = file
         self._readiness = readiness
+        self._part = f"token of {account}"
         self._wanted = asyncio.Event()
         self._refused = False
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[AccountToken]:
         """Check the token while inside."""
-        self._readiness.wait_for(PART, "the token has not been checked yet")
+        self._readiness.wait_for(self._part, "the token has not been checked yet")
         async with (
             PlatformApi(self._platform, connections_max=1, carries_token=True) as api,
             asyncio.TaskGroup() as tasks,  # a bug in the check ends the process: nobody would notice otherwise
@@ -114,7 +150,7 @@ class AccountToken:
     async def _check(self, api: PlatformApi) -> float:
         """Ask once; return how long to wait before the next time."""
         if self._token is None or not self._token.get_secret_value():
-            return self._refuse("it has none: set SERVERCHANGE_RECONNECTOR_TOKEN or its secret file")
+            return self._refuse("it has none: put it into its secret file (docs/operations.md, Rotate tokens)")
         url = urlsplit(self._platform.api_url)
         if not HostRules.from_settings(self._platform).may_send_token(url.hostname or "", tls=url.scheme == "https"):
             reason = f"{self._platform.api_url} is no TLS, and not in platform.plaintext_token_hosts"
@@ -135,7 +171,7 @@ class AccountToken:
 
     def _admit(self, pause_s: float) -> float:
         self._refused = False
-        self._readiness.found(PART)
+        self._readiness.found(self._part)
         self.admitted.set()
         return pause_s
 
@@ -144,7 +180,7 @@ class AccountToken:
         if not self._refused:
             _log.error(LogEvent.TOKEN_REFUSED, account=self._account, reason=told)
         self._refused = True
-        self._readiness.wait_for(PART, told)
+        self._readiness.wait_for(self._part, told)
         self.admitted.clear()
         return RETRY_S
 
@@ -160,9 +196,9 @@ class AccountToken:
         if self._file is None:
             return False
         try:
-            text = self._file.read_text("utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = f"{self._file}: {type(error).__name__}"
+            text = self._file.read()
+        except (OSError, ValueError) as error:
+            reason = f"{self._file.path}: {type(error).__name__}"
             _log.warning(LogEvent.TOKEN_UNCHECKED, account=self._account, reason=reason)
             return False
         known = self._token.get_secret_value() if self._token is not None else ""

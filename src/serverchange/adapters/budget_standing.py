@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from serverchange.adapters.link_setup import ANONYMOUS_ACCOUNT
 from serverchange.adapters.postgres.fleet import ShardReport
 from serverchange.adapters.postgres.join_budget import LedgerBudget
-from serverchange.tracker.budget import LIMITS, AccountClass, Kind, Usage, usage_by_holder
+from serverchange.tracker.budget import LIMITS, AccountClass, Usage, usage_by_holder
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +47,8 @@ def standing(budget: LedgerBudget, reports: Iterable[ShardReport]) -> BudgetStan
         window.window_s,
         usage_by_holder(budget.leases, window, budget.now),
         {
-            report.process: report.joins_waiting if budget.kind is Kind.JOIN else report.logins_waiting
+            report.process: report.waiting[budget.account].get(budget.kind, 0)
             for report in reports
-            if report.fresh and (report.account or ANONYMOUS_ACCOUNT) == budget.account
+            if report.fresh and budget.account in report.waiting
         },
     )

@@ -1,4 +1,4 @@
-"""The links and the waiting JOINs of one cluster, and which JOIN goes onto which link. Decides, sends nothing."""
+"""An account's links and waiting JOINs of one cluster, and which JOIN goes onto which link. Decides, sends nothing."""
 
 from __future__ import annotations
 
@@ -60,6 +60,7 @@ class FleetLink:
     """One link and what the fleet keeps of it.
 
     Attributes:
+        home: the account's cluster that it belongs to.
         channels: those whose handover names this link: they are told when it ends.
         in_flight: channel → ticket of JOINs handed to the link whose bytes have not left.
         welcomed_at: when it logged in (the loop's clock), None before.
@@ -69,6 +70,7 @@ class FleetLink:
     id: LinkId
     link: Link
     server: Server
+    home: FleetCluster
     channels: set[Channel] = field(default_factory=set)
     in_flight: dict[Channel, int] = field(default_factory=dict)
     welcomed_at: float | None = None
@@ -83,17 +85,19 @@ class FleetLink:
 
 
 class FleetCluster:
-    """One cluster as a fleet uses it.
+    """One cluster as one account of a fleet uses it.
 
     Attributes:
+        account: name of who joins here.
         links: all that are open or being opened.
         wake: set whenever the pump has something to look at.
         failures: links in a row that were not welcomed.
         closed_until: no link is opened before this time (the loop's clock).
     """
 
-    def __init__(self, name: Cluster, channels_per_link: int) -> None:
+    def __init__(self, name: Cluster, account: str, channels_per_link: int) -> None:
         self.name = name
+        self.account = account
         self.links: dict[LinkId, FleetLink] = {}
         self.wake = asyncio.Event()
         self.failures = 0
@@ -121,6 +125,11 @@ class FleetCluster:
     def withdraw(self, channel: Channel) -> None:
         """Forget the channel's JOIN."""
         self._wishes.pop(channel, None)
+
+    def waiting_join(self, channel: Channel) -> Join | None:
+        """The channel's JOIN, if one waits."""
+        wish = self._wishes.get(channel)
+        return None if wish is None else wish.join
 
     def first_waiting(self) -> Channel | None:
         """A channel whose JOIN waits, or None."""

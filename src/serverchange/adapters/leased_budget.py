@@ -20,7 +20,7 @@ from serverchange.adapters import metrics
 from serverchange.adapters.log_events import LogEvent
 from serverchange.adapters.logs import get_logger
 from serverchange.adapters.postgres.connections import AsyncConnection, connect
-from serverchange.adapters.postgres.join_budget import grant_lease, report_lease
+from serverchange.adapters.postgres.join_budget import LeaseGrant, grant_lease, report_lease
 from serverchange.adapters.process import Readiness
 from serverchange.adapters.settings import PostgresSettings
 from serverchange.tracker.budget import Kind, Limit, Purse
@@ -45,37 +45,95 @@ class _Held:
     unsent: int = 0
 
 
-class LeasedBudget:
-    """Implements the fleet's `Budget`. Use it inside `running`.
+class BudgetLedger:
+    """One process's connection to the ledger, for the budgets of all its accounts. Enter it with `async with`.
 
     Args:
         settings: where the ledger is.
-        account: whose budget; nameless readers of one address share one.
-        limits: of each kind.
         holder: this process, for people who read the ledger.
         readiness: told when PostgreSQL is away.
     """
 
+    def __init__(self, settings: PostgresSettings, *, holder: str, readiness: Readiness) -> None:
+        self._settings = settings
+        self._holder = holder
+        self._readiness = readiness
+        self._connection: AsyncConnection | None = None
+        self._turn = asyncio.Lock()
+
+    async def __aenter__(self) -> BudgetLedger:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._connection is not None:
+            await self._connection.close()
+
+    async def grant(self, *, account: str, kind: Kind, limit: Limit, wanted: int) -> LeaseGrant | None:
+        """Lease up to `wanted` events; None while PostgreSQL is away."""
+        try:
+            async with self._turn:
+                grant = await grant_lease(
+                    await self._connected(),
+                    account=account,
+                    kind=kind,
+                    limit=limit,
+                    holder=self._holder,
+                    wanted=wanted,
+                )
+        except psycopg.Error as error:
+            self._lose(error)
+            return None
+        self._readiness.found("budget")
+        return grant
+
+    async def report(self, lease_id: int, spent: int) -> bool:
+        """Say how much of a lease was spent; return whether PostgreSQL knows it now."""
+        try:
+            async with self._turn:
+                await report_lease(await self._connected(), lease_id=lease_id, spent=spent)
+        except psycopg.Error as error:
+            self._lose(error)
+            return False
+        return True
+
+    async def _connected(self) -> AsyncConnection:
+        if self._connection is None or self._connection.closed:
+            self._connection = await connect(
+                self._settings, application=f"budget of {self._holder}", statement_timeout_s=STATEMENT_TIMEOUT_S
+            )
+        return self._connection
+
+    def _lose(self, error: psycopg.Error) -> None:
+        reason = f"no JOIN or login goes out: {type(error).__name__}"
+        if "budget" not in self._readiness.missing:
+            _log.warning(LogEvent.POSTGRES_LOST, reason=str(error).strip())
+        self._readiness.wait_for("budget", reason)
+
+
+class LeasedBudget:
+    """Implements the fleet's `Budget` for one account. Use it inside `running`.
+
+    Args:
+        ledger: where leases come from.
+        account: whose budget; nameless readers of one address share one.
+        limits: of each kind.
+    """
+
     def __init__(
         self,
-        settings: PostgresSettings,
+        ledger: BudgetLedger,
         *,
         account: str,
         limits: Mapping[Kind, Limit],
-        holder: str,
-        readiness: Readiness,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._settings = settings
+        self._ledger = ledger
         self._account = account
         self._limits = limits
-        self._holder = holder
-        self._readiness = readiness
         self._monotonic = monotonic
         self._held: dict[Kind, list[_Held]] = {kind: [] for kind in Kind}
         self._turns = {kind: asyncio.Lock() for kind in Kind}
-        self._connection: AsyncConnection | None = None
-        self._database = asyncio.Lock()
+        self._reporting = asyncio.Lock()
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[LeasedBudget]:
@@ -87,11 +145,9 @@ class LeasedBudget:
             reporter.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await reporter
-            with contextlib.suppress(psycopg.Error, TimeoutError):
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(AWAY_RETRY_S):
                     await self._report(everything=True)
-            if self._connection is not None:
-                await self._connection.close()
 
     async def take(self, kind: Kind, wanted: int) -> int:
         """Wait until at least one event may be sent; return how many, at most `wanted`. Send them at once."""
@@ -132,22 +188,11 @@ class LeasedBudget:
 
     async def _renew(self, kind: Kind, wanted: int) -> float:
         """Lease a portion; return how long to wait before asking again, 0 when there is something to spend."""
+        await self._report()
         asked_at = self._monotonic()
-        try:
-            await self._report()
-            async with self._database:
-                grant = await grant_lease(
-                    await self._connected(),
-                    account=self._account,
-                    kind=kind,
-                    limit=self._limits[kind],
-                    holder=self._holder,
-                    wanted=wanted,
-                )
-        except psycopg.Error as error:
-            self._lose(error)
+        grant = await self._ledger.grant(account=self._account, kind=kind, limit=self._limits[kind], wanted=wanted)
+        if grant is None:
             return AWAY_RETRY_S
-        self._readiness.found("budget")
         if grant.lease_id is None:
             jitter = random.uniform(0.8, 1.2)  # noqa: S311  (no secret)
             return max(ASK_AGAIN_MIN_S, min(grant.retry_after_s, ASK_AGAIN_MAX_S)) * jitter
@@ -157,29 +202,14 @@ class LeasedBudget:
     async def _keep_reporting(self) -> None:
         while True:
             await asyncio.sleep(REPORT_INTERVAL_S)
-            try:
-                await self._report()
-            except psycopg.Error as error:
-                self._lose(error)
+            await self._report()
 
     async def _report(self, *, everything: bool = False) -> None:
         """Report leases that are over and whose bytes have all left (`everything`: also those not yet over)."""
-        async with self._database:
+        async with self._reporting:
             now = self._monotonic()
             for leases in self._held.values():
                 for held in [one for one in leases if one.unsent == 0 and (everything or one.purse.is_over(now))]:
-                    await report_lease(await self._connected(), lease_id=held.lease_id, spent=held.purse.spent)
+                    if not await self._ledger.report(held.lease_id, held.purse.spent):
+                        return
                     leases.remove(held)
-
-    async def _connected(self) -> AsyncConnection:
-        if self._connection is None or self._connection.closed:
-            self._connection = await connect(
-                self._settings, application=f"budget of {self._holder}", statement_timeout_s=STATEMENT_TIMEOUT_S
-            )
-        return self._connection
-
-    def _lose(self, error: psycopg.Error) -> None:
-        reason = f"no JOIN or login goes out: {type(error).__name__}"
-        if "budget" not in self._readiness.missing:
-            _log.warning(LogEvent.POSTGRES_LOST, reason=str(error).strip())
-        self._readiness.wait_for("budget", reason)

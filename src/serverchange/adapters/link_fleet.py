@@ -1,8 +1,8 @@
 """Carries out handovers: all links of a process, one `tracker.handover` machine a channel, one owner of all that state.
 
 Everything here runs in the event loop. A link's reader calls `_hear`, which steps machines and posts what they wish
-for; nothing there waits, so a PONG never does. Each cluster has one pump, which takes budget, sends JOINs and tells the
-machines when the bytes have left. Timeouts come from one timer at the earliest deadline.
+for; nothing there waits, so a PONG never does. Each account has one pump for each cluster, which takes budget, sends
+JOINs and tells the machines when the bytes have left. Timeouts come from one timer at the earliest deadline.
 
 The fleet tells its `FleetHearer` of lines, notices, doubts and confirmations, by plain calls that must return at once.
 """
@@ -13,14 +13,15 @@ import asyncio
 import heapq
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Protocol
 
 from serverchange.adapters import metrics
+from serverchange.adapters.fleet_account import NAMELESS, FleetAccount
 from serverchange.adapters.fleet_cluster import FleetCluster, FleetLink, Urgency
-from serverchange.adapters.links import Link, LinkRules, Login
+from serverchange.adapters.links import Link, LinkRules
 from serverchange.adapters.log_events import LogEvent
 from serverchange.adapters.logs import get_logger
 from serverchange.adapters.server_directory import ServerDirectory
@@ -98,19 +99,6 @@ FAILURES_TO_DOUBT: Final = 3
 SERVERS_DOUBT_INTERVAL_S: Final = 30.0
 
 
-class Budget(Protocol):
-    """Where JOINs and logins are paid from."""
-
-    async def take(self, kind: Kind, wanted: int) -> int:
-        """Wait until at least one event may be sent; return how many, at most `wanted`. Send them at once."""
-
-    def sent(self, kind: Kind, count: int) -> None:
-        """The bytes of `count` events have left."""
-
-    def unused(self, kind: Kind, count: int) -> None:
-        """`count` events that were taken will not be sent."""
-
-
 class FleetHearer(Protocol):
     """What the process around a fleet makes of what it hears. Every call must return at once."""
 
@@ -153,11 +141,9 @@ class LinkFleet:
     Args:
         rules: sizes and times.
         link_rules: how to connect.
-        login: makes the login of the next link: one account, or a fresh nameless nick each time.
+        accounts: who may join, by name; `want` says which of them joins a channel.
         servers: which servers there are.
-        budget: where JOINs and logins are paid from.
         hearer: whom to tell.
-        on_login_refused: called whenever a server refuses a login.
     """
 
     def __init__(
@@ -165,24 +151,21 @@ class LinkFleet:
         rules: FleetRules,
         *,
         link_rules: LinkRules,
-        login: Callable[[], Login],
+        accounts: Mapping[str, FleetAccount],
         servers: ServerDirectory,
-        budget: Budget,
         hearer: FleetHearer,
-        on_login_refused: Callable[[], None] = lambda: None,
     ) -> None:
         self._rules = rules
         self._link_rules = link_rules
-        self._login = login
+        self._accounts = accounts
         self._servers = servers
-        self._budget = budget
         self._hearer = hearer
-        self._on_login_refused = on_login_refused
         self._loop = asyncio.get_running_loop()
         self._tasks = asyncio.TaskGroup()
         self._owned: set[asyncio.Task[None]] = set()
         self._states: dict[Channel, HandoverState] = {}
-        self._clusters: dict[Cluster, FleetCluster] = {}
+        self._clusters: dict[tuple[Cluster, str], FleetCluster] = {}
+        self._account_of: dict[Channel, str] = {}
         self._links: dict[LinkId, FleetLink] = {}
         self._live: set[Channel] = set()
         self._lines_of_late: Counter[Channel] = Counter()
@@ -222,9 +205,17 @@ class LinkFleet:
 
     # What the process asks for.
 
-    def want(self, channel: Channel, cluster: Cluster, order: tuple[int, int]) -> None:
-        """Read `channel` on `cluster`: joins it, or moves it there make before break. Older orders are ignored."""
+    def want(self, channel: Channel, cluster: Cluster, order: tuple[int, int], account: str = NAMELESS) -> None:
+        """Read `channel` on `cluster`: joins it, or moves it there make before break. Older orders are ignored.
+
+        `account` joins it from now on; where another did, the channel moves to a link of this one.
+        """
         state = self.state(channel)
+        before = self._account_of.get(channel, account)
+        self._account_of[channel] = account
+        if before != account:
+            self._change_account(channel, account)
+            state = self.state(channel)
         if self._held and state.sides and state.wanted != cluster and order > state.order:
             known = self._held_moves.get(channel)
             if known is None or order > known[1]:
@@ -233,6 +224,14 @@ class LinkFleet:
         if (known := self._held_moves.get(channel)) is not None and order >= known[1]:
             del self._held_moves[channel]  # decided anew, and it stays where it is
         self._tell(channel, Wanted(cluster, order, self._loop.time()))
+
+    def _change_account(self, channel: Channel, account: str) -> None:
+        for cluster in tuple(self._clusters.values()):
+            if (join := cluster.waiting_join(channel)) is not None:
+                cluster.withdraw(channel)
+                self._cluster(cluster.name, account).wish(channel, join, self._urgency(channel))
+        if sides := self.state(channel).sides:
+            self._tell(channel, LinkLeaving(sides[-1].link, Cause.ACCOUNT, self._loop.time()))
 
     def unwant(self, channel: Channel) -> None:
         """Stop reading `channel`: it is parted everywhere."""
@@ -272,10 +271,9 @@ class LinkFleet:
 
     def servers_changed(self, cluster: Cluster) -> None:
         """The directory has other servers for `cluster`: try them at once."""
-        if (known := self._clusters.get(cluster)) is not None:
-            known.closed_until = 0.0
-            known.failures = 0
-            known.wake.set()
+        for known in self._clusters.values():
+            if known.name == cluster:
+                known.welcomed()
 
     def leave_link(self, link: LinkId, cause: Cause) -> None:
         """Move every channel of a link to others, make before break."""
@@ -324,6 +322,14 @@ class LinkFleet:
         """Links that wait for a login's budget."""
         return sum(cluster.opening for cluster in self._clusters.values())
 
+    def waiting_by_account(self) -> dict[str, dict[Kind, int]]:
+        """Return JOINs and logins that wait, by account."""
+        counts = {account: dict.fromkeys(Kind, 0) for account in self._accounts}
+        for (_, account), cluster in self._clusters.items():
+            counts[account][Kind.JOIN] += cluster.waiting
+            counts[account][Kind.LOGIN] += cluster.opening
+        return counts
+
     @property
     def link_count(self) -> int:
         """Links that are open or being opened."""
@@ -332,6 +338,10 @@ class LinkFleet:
     def state(self, channel: Channel) -> HandoverState:
         """The channel's handover, `ABSENT_STATE` where nobody wants it."""
         return self._states.get(channel, ABSENT_STATE)
+
+    def account_of(self, channel: Channel) -> str | None:
+        """Who joins the channel, None where nobody wants it."""
+        return self._account_of.get(channel)
 
     def is_confirmed(self, channel: Channel) -> bool:
         """Whether the channel is read on at least one link."""
@@ -353,6 +363,7 @@ class LinkFleet:
             self._phases[before.phase] -= 1
         if phase is Phase.ABSENT:
             self._states.pop(channel, None)
+            self._account_of.pop(channel, None)
             self._room_states.forget(channel)
         else:
             self._states[channel] = after
@@ -377,7 +388,7 @@ class LinkFleet:
     def _obey(self, channel: Channel, command: HandoverCommand, state: HandoverState) -> None:
         match command:
             case Join():
-                cluster = self._cluster(command.cluster)
+                cluster = self._cluster(command.cluster, self._account_of[channel])
                 self._withdraw(channel)
                 cluster.wish(channel, command, self._urgency(channel))
             case CancelJoin():
@@ -467,10 +478,10 @@ class LinkFleet:
                 case LoggedIn():
                     fleet_link.welcomed_at = self._loop.time()
                     # Its bytes have left, which ends what its lease counts for; otherwise the link's end shows it.
-                    self._budget.sent(Kind.LOGIN, 1)
-                    self._cluster(link.cluster).welcomed()
+                    self._accounts[fleet_link.home.account].budget.sent(Kind.LOGIN, 1)
+                    fleet_link.home.welcomed()
                 case LoginRefused():
-                    self._on_login_refused()
+                    self._accounts[fleet_link.home.account].on_login_refused()
                 case Reconnecting():
                     _log.info(LogEvent.HANDOVER_STARTED, cause=Cause.RECONNECT, channels=len(fleet_link.channels))
                     self.leave_link(fleet_link.id, Cause.RECONNECT)
@@ -545,11 +556,12 @@ class LinkFleet:
 
     # Links.
 
-    def _cluster(self, name: Cluster) -> FleetCluster:
-        cluster = self._clusters.get(name)
+    def _cluster(self, name: Cluster, account: str) -> FleetCluster:
+        cluster = self._clusters.get((name, account))
         if cluster is None:
-            cluster = self._clusters[name] = FleetCluster(name, self._rules.channels_per_link)
-            self._own(self._pump(cluster), f"pump of {name}")
+            cluster = FleetCluster(name, account, self._rules.channels_per_link)
+            self._clusters[name, account] = cluster
+            self._own(self._pump(cluster), f"pump of {account or 'nobody'} on {name}")
         return cluster
 
     async def _pump(self, cluster: FleetCluster) -> None:
@@ -559,7 +571,7 @@ class LinkFleet:
             self._open_links(cluster)
             sendable = sum(len(joins) for joins in cluster.plan(cluster.waiting).values())
             if sendable:
-                taken = await self._budget.take(Kind.JOIN, sendable)
+                taken = await self._accounts[cluster.account].budget.take(Kind.JOIN, sendable)
                 await self._send(cluster, taken)
             else:
                 await cluster.wake.wait()
@@ -568,13 +580,13 @@ class LinkFleet:
         planned = cluster.plan(taken)  # again: links and wishes may have changed while we waited for budget
         count = sum(map(len, planned.values()))
         if count < taken:
-            self._budget.unused(Kind.JOIN, taken - count)
+            self._accounts[cluster.account].budget.unused(Kind.JOIN, taken - count)
         for joins in planned.values():
             for channel, _ in joins:
                 cluster.withdraw(channel)
         await asyncio.gather(*(self._send_on(cluster, id_, joins) for id_, joins in planned.items()))
         metrics.BUDGET_USED.labels(kind=Kind.JOIN).inc(count)
-        self._budget.sent(Kind.JOIN, count)
+        self._accounts[cluster.account].budget.sent(Kind.JOIN, count)
 
     async def _send_on(self, cluster: FleetCluster, id_: LinkId, joins: list[tuple[Channel, Join]]) -> None:
         fleet_link = self._links[id_]
@@ -610,13 +622,13 @@ class LinkFleet:
     async def _open(self, cluster: FleetCluster) -> None:
         """One link's life, from paying its login to its end."""
         try:
-            await self._budget.take(Kind.LOGIN, 1)
+            await self._accounts[cluster.account].budget.take(Kind.LOGIN, 1)
         finally:
             cluster.opening -= 1
         server = self._servers.next(cluster.name)
         if server is None or not cluster.waiting:
-            self._budget.unused(Kind.LOGIN, 1)
-            self._budget.sent(Kind.LOGIN, 0)
+            self._accounts[cluster.account].budget.unused(Kind.LOGIN, 1)
+            self._accounts[cluster.account].budget.sent(Kind.LOGIN, 0)
             return
         self._last_link += 1
         id_ = LinkId(self._last_link)
@@ -624,18 +636,18 @@ class LinkFleet:
             id_,
             cluster=cluster.name,
             server=server,
-            login=self._login(),
+            login=self._accounts[cluster.account].login(),
             rules=self._link_rules,
             listener=self._hear,
         )
-        fleet_link = FleetLink(id_, link, server)
+        fleet_link = FleetLink(id_, link, server, cluster)
         self._links[id_] = cluster.links[id_] = fleet_link
         metrics.BUDGET_USED.labels(kind=Kind.LOGIN).inc()
         try:
             await link.run()
         finally:
             if fleet_link.welcomed_at is None:
-                self._budget.sent(Kind.LOGIN, 1)
+                self._accounts[cluster.account].budget.sent(Kind.LOGIN, 1)
             self._end(cluster, fleet_link)
 
     def _end(self, cluster: FleetCluster, fleet_link: FleetLink) -> None:

@@ -52,6 +52,7 @@ class LogEvent(StrEnum):
     MOVES_HELD = "moves.held"
     MOVES_RESUMED = "moves.resumed"
     CHANNEL_PASSED_OVER = "channel.passed_over"
+    ACCOUNTS_FULL = "accounts.filled"
     JOIN_UNCONFIRMED = "join.unconfirmed"
     TOKEN_CHECKED = "token.checked"  # noqa: S105  (an event's name, no secret)
     TOKEN_UNCHECKED = "token.unchecked"  # noqa: S105

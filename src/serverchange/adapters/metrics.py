@@ -40,6 +40,9 @@ CHANNELS_FOREIGN = Gauge(
     "serverchange_channels_foreign",
     "Channels of this process's partitions that ask for another account: no shard here joins them.",
 )
+CHANNELS_WITHOUT_ACCOUNT = Gauge(
+    "serverchange_channels_without_account", "Channels to be read for which no account of this process has room yet."
+)
 MOVES_HELD = Gauge("serverchange_moves_held", "Moves decided and held back by `serverchange fleet hold`.")
 LINKS = Gauge("serverchange_links", "IRC links of this process, by state.", ["state"])
 LINES_RECEIVED = Counter("serverchange_lines_received_total", "Chat lines received, by outcome.", ["outcome"])

@@ -13,7 +13,7 @@ import socket
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -178,13 +178,36 @@ class MaterializerSettings(_Section):
     )
 
 
+AccountClassName = Literal["ordinary", "known", "verified"]
+
+
+class AccountSettings(_Section):
+    """One account of a shard that has several."""
+
+    login: str = Field(min_length=1, max_length=64)
+    token: SecretStr | None = None
+    account_class: AccountClassName = "ordinary"
+
+
 class ReconnectorSettings(_Section):
     """A bot shard: whose account it uses and how it moves channels."""
 
     account: str = Field("", description="Login of the account that joins; empty: an anonymous, read-only login.")
     token: SecretStr | None = Field(None, description="OAuth token of the account, without the word oauth.")
-    account_class: Literal["ordinary", "known", "verified"] = Field(
+    account_class: AccountClassName = Field(
         "ordinary", description="Decides the JOIN and login budgets: 20 or 2,000 JOINs, 20 or 200 logins in 10 s."
+    )
+    accounts: tuple[AccountSettings, ...] = Field(
+        (),
+        description="Several accounts that share the channels, in the place of account, token and account_class: a "
+        'JSON list of {"login", "token", "account_class"}, best as a secret file. Every shard has the same.',
+    )
+    channels_per_account: int = Field(
+        0,
+        ge=0,
+        le=1_000_000,
+        description="Channels that one account is in at most, over all shards; 0: any number. The platform's limit has "
+        "been 100 since 2024.",
     )
     channels_per_link: int = Field(90, ge=1, le=1000, description="Channels on one connection; 50-100 in practice.")
     overlap_s: float = Field(
@@ -200,14 +223,28 @@ class ReconnectorSettings(_Section):
         description="Seconds a draining shard stays at most; 0: a minute and 1.2 times what the JOIN budget needs.",
     )
 
+    @model_validator(mode="after")
+    def _accounts_are_one_way_told(self) -> ReconnectorSettings:
+        logins = [one.login for one in self.accounts]
+        if logins and self.account:
+            raise ValueError("account and accounts are both set: name every account in accounts")
+        if twice := sorted({login for login in logins if logins.count(login) > 1}):
+            raise ValueError(f"accounts names {', '.join(twice)} twice")
+        return self
+
+    @property
+    def joining_accounts(self) -> tuple[AccountSettings, ...]:
+        """Whoever joins; none: nameless, read-only logins."""
+        if self.accounts or not self.account:
+            return self.accounts
+        return (AccountSettings(login=self.account, token=self.token, account_class=self.account_class),)
+
 
 class ListenerSettings(_Section):
     """The IRC listener: anonymous links to hear notices for channels that no shard holds."""
 
     channels_per_link: int = Field(90, ge=1, le=1000, description="Channels on one connection.")
-    account_class: Literal["ordinary", "known", "verified"] = Field(
-        "ordinary", description="Budget of anonymous logins from this address."
-    )
+    account_class: AccountClassName = Field("ordinary", description="Budget of anonymous logins from this address.")
 
 
 class ApiSettings(_Section):
@@ -286,7 +323,7 @@ def load_settings() -> Settings:
 def secret_file(section: str, name: str) -> Path | None:
     """Return the secret file that `section.name` is read from, None where the environment sets it or there is none.
 
-    For the one secret that may change while a process runs; call it once, in `main`.
+    For the secrets that may change while a process runs; call it once, in `main`.
     """
     name = f"serverchange_{section}_{name}"
     if any(variable.lower() == name for variable in os.environ):

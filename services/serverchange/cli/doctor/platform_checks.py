@@ -43,7 +43,7 @@ async def check_platform(platform: PlatformSettings, shard: ReconnectorSettings)
     return [
         _judge_answer("streams", platform, streams if isinstance(streams, NoInformation) else None),
         _judge_answer(platform.lookup_via, platform, _unless_unknown(lookup)),
-        await _check_token(platform, shard),
+        *await _check_tokens(platform, shard),
     ]
 
 
@@ -61,16 +61,18 @@ def _judge_answer(route: str, platform: PlatformSettings, failure: NoInformation
     return failed("platform", found, ADVICE.get(failure.reason, OTHER_ADVICE))
 
 
-async def _check_token(platform: PlatformSettings, shard: ReconnectorSettings) -> Finding:
-    if shard.token is None or not shard.token.get_secret_value():  # an empty secret file is none
-        (finding,) = skipped(["token"], "no account: shards log in anonymously and read only")
-        return finding
+async def _check_tokens(platform: PlatformSettings, shard: ReconnectorSettings) -> list[Finding]:
+    tokens = {one.login: one.token for one in shard.joining_accounts if one.token and one.token.get_secret_value()}
+    if not shard.accounts and shard.token and shard.token.get_secret_value():  # an empty secret file is none
+        tokens = {shard.account: shard.token}  # a token without an account is somebody's, too
+    if not tokens:
+        return list(skipped(["token"], "no account: shards log in anonymously and read only"))
     url = urlsplit(platform.api_url)
     if not HostRules.from_settings(platform).may_send_token(url.hostname or "", tls=url.scheme == "https"):
         found = f"not sent: {platform.api_url} is no TLS, and {url.hostname} is not in platform.plaintext_token_hosts"
-        return failed("token", found, "set SERVERCHANGE_PLATFORM_API_URL to an https:// address")
+        return [failed("token", found, "set SERVERCHANGE_PLATFORM_API_URL to an https:// address")]
     async with PlatformApi(platform, connections_max=1, carries_token=True) as api:
-        return judge_token(await api.fetch_token_owner(shard.token), account=shard.account)
+        return [judge_token(await api.fetch_token_owner(token), account=login) for login, token in tokens.items()]
 
 
 def judge_token(answer: TokenAnswer | NoInformation, *, account: str) -> Finding:

@@ -131,13 +131,15 @@ def _api_tokens(settings: Settings) -> Iterator[Finding]:
 def _account(settings: Settings) -> Iterator[Finding]:
     shard = settings.reconnector
     has_token = shard.token is not None and bool(shard.token.get_secret_value())
-    if shard.account and not has_token:
+    for account in shard.joining_accounts:
+        if account.token is not None and account.token.get_secret_value():
+            continue
         yield failed(
             CHECK,
-            f"reconnector.account is {shard.account}, but it has no token",
-            "set the secret SERVERCHANGE_RECONNECTOR_TOKEN, or no account for an anonymous, read-only login",
+            f"account {account.login} has no token",
+            "set it as a secret (reconnector.token or reconnector.accounts), or no account for an anonymous login",
         )
-    if has_token and not shard.account:
+    if has_token and not shard.joining_accounts:
         yield failed(
             CHECK,
             "reconnector.token is set, but no account: shards would log in anonymously",

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Final
 
+from psycopg.types.json import Jsonb
+
 from serverchange.adapters.postgres.connections import AsyncConnection
 from serverchange.adapters.postgres.sql import queries
+from serverchange.tracker.budget import Kind
 
 _SQL: Final = queries("fleet")
 
@@ -27,11 +31,13 @@ class ShardReport:
         joins_waiting: JOINs that wait for a link or for budget.
         moves_held: Moves decided and held back by the brake.
         foreign_count: Channels of its partitions that ask for another account.
+        waiting: account → kind → events that wait for its budget; what `joins_waiting` and `logins_waiting` sum up.
         age_s: Seconds since it told.
     """
 
     process: str
     account: str
+    """Logins, comma separated; empty: nameless."""
     wanted: int
     confirmed: int
     links: int
@@ -39,6 +45,7 @@ class ShardReport:
     logins_waiting: int
     moves_held: int
     foreign_count: int
+    waiting: Mapping[str, Mapping[Kind, int]] = field(default_factory=dict)
     age_s: float = 0.0
 
     @property
@@ -63,7 +70,7 @@ async def report_shard(connection: AsyncConnection, report: ShardReport, *, now:
         psycopg.Error: the database is away.
     """
     async with connection.transaction():
-        await connection.execute(_SQL["report_shard"], {**asdict(report), "now": now})
+        await connection.execute(_SQL["report_shard"], {**asdict(report), "waiting": Jsonb(report.waiting), "now": now})
         await connection.execute(_SQL["forget_reports"], {"kept_s": REPORT_KEPT_S, "now": now})
 
 

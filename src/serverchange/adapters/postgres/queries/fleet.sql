@@ -1,11 +1,12 @@
 -- name: report_shard
 -- Put a shard's figures in the place of its earlier ones.
 INSERT INTO fleet_report (
-    process, account, wanted, confirmed, links, joins_waiting, logins_waiting, moves_held, foreign_count, reported_at
+    process, account, wanted, confirmed, links, joins_waiting, logins_waiting, moves_held, foreign_count, waiting,
+    reported_at
 )
 VALUES (
     %(process)s, %(account)s, %(wanted)s, %(confirmed)s, %(links)s, %(joins_waiting)s, %(logins_waiting)s,
-    %(moves_held)s, %(foreign_count)s, COALESCE(%(now)s, clock_timestamp())
+    %(moves_held)s, %(foreign_count)s, %(waiting)s, COALESCE(%(now)s, clock_timestamp())
 )
 ON CONFLICT (process) DO UPDATE
 SET account = excluded.account,
@@ -16,6 +17,7 @@ SET account = excluded.account,
     logins_waiting = excluded.logins_waiting,
     moves_held = excluded.moves_held,
     foreign_count = excluded.foreign_count,
+    waiting = excluded.waiting,
     reported_at = excluded.reported_at;
 
 -- name: forget_reports
@@ -26,7 +28,7 @@ WHERE reported_at < COALESCE(%(now)s, clock_timestamp()) - make_interval(secs =>
 -- name: load_reports
 -- Every shard's figures and how many seconds old they are.
 SELECT
-    process, account, wanted, confirmed, links, joins_waiting, logins_waiting, moves_held, foreign_count,
+    process, account, wanted, confirmed, links, joins_waiting, logins_waiting, moves_held, foreign_count, waiting,
     EXTRACT(EPOCH FROM COALESCE(%(now)s, clock_timestamp()) - reported_at)::double precision AS age_s
 FROM fleet_report
 ORDER BY process;
