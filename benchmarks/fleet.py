@@ -17,6 +17,10 @@ The judges are the simulator's ledger and the SDK's reader of `chat-lines`, neve
 - `rebalances`: how often Kafka's group moved partitions about during the rolling restart.
 - `handover_ms`: from RECONNECT to the JOIN on another link, while it comes in waves.
 - `kb_per_channel`: what the processes grow by, from no channel to all of them with chat.
+
+`--accounts 20` has 2,000 channels on 20 ordinary accounts of 100 channels each, which the platform enforces: every
+place is needed. An account may send 20 JOINs in 10 s then, which no RECONNECT of a link of 90 channels leaves time for,
+so there are no waves.
 """
 
 from __future__ import annotations
@@ -61,7 +65,7 @@ MAIN, AWS = "main", "aws"
 ACCOUNT: Final = "bot"
 
 WINDOW_S: Final = 10.0
-VERIFIED_JOINS: Final = 2_000
+JOINS: Final = {"verified": 2_000, "ordinary": 20}
 WAVE_CHANNELS: Final = 1_800
 SLACK_S: Final = 180.0
 """On top of thrice its bound, before a phase is given up."""
@@ -72,6 +76,8 @@ class Options:
     """What is measured.
 
     Attributes:
+        accounts: one verified one without a limit of channels, or so many ordinary ones with it.
+        channels_per_account: that limit; the platform's since 2024.
         close_s: bounds of the delay between RECONNECT and the link's end.
         overlap_s: of each handover.
         wave_interval_s: between waves of RECONNECT.
@@ -80,6 +86,8 @@ class Options:
 
     channels: int = 20_000
     processes: int = 3
+    accounts: int = 1
+    channels_per_account: int = 100
     lines_per_second: float = 2_500.0
     seed: int = 1
     channels_per_link: int = 90
@@ -87,6 +95,26 @@ class Options:
     overlap_s: float = 20.0
     wave_interval_s: float = 11.0
     calm_s: float = 12.5
+
+    @property
+    def limited(self) -> bool:
+        """Whether accounts are ordinary ones, with a limit of channels."""
+        return self.accounts > 1
+
+    @property
+    def account_class(self) -> str:
+        """Class of every account."""
+        return "ordinary" if self.limited else "verified"
+
+    @property
+    def joins(self) -> int:
+        """JOINs in a window, of all accounts together."""
+        return self.accounts * JOINS[self.account_class]
+
+    @property
+    def logins(self) -> tuple[str, ...]:
+        """Names of the accounts."""
+        return tuple(f"{ACCOUNT}_{number}" for number in range(1, self.accounts + 1)) if self.limited else (ACCOUNT,)
 
     @property
     def wave_channels(self) -> int:
@@ -115,7 +143,7 @@ class Run:
         await self.platform.refresh()
         began = time.monotonic()
         await work()
-        limit_s = 3 * bound_s(self.options.channels, count=VERIFIED_JOINS, window_s=WINDOW_S) + SLACK_S
+        limit_s = 3 * bound_s(self.options.channels, count=self.options.joins, window_s=WINDOW_S) + SLACK_S
         if not await self.platform.wait_at_rest(limit_s):
             self.unfinished.append(name)
         phase = Phase(name, began, time.monotonic(), whole=whole)
@@ -178,7 +206,10 @@ def simulator_settings(options: Options, **changes: Any) -> dict[str, Any]:
         "lines_per_second": 0,
         "chat_in_offline_channels": True,
         "clearchat_share": 0.002,
-        "accounts": [{"login": ACCOUNT, "token": "bench-token", "tier": "verified"}],
+        "accounts": [
+            {"login": login, "token": f"{login}-token", "tier": options.account_class} for login in options.logins
+        ],
+        "channel_limit": options.channels_per_account if options.limited else None,
         "reconnect_min_s": options.close_s[0],
         "reconnect_max_s": options.close_s[1],
         **changes,
@@ -193,7 +224,8 @@ async def world(options: Options, settings: Settings, folder: Path, tell: Callab
         environment = shard_environment(
             settings,
             platform,
-            ACCOUNT,
+            options.logins,
+            RECONNECTOR_CHANNELS_PER_ACCOUNT=str(options.channels_per_account if options.limited else 0),
             RECONNECTOR_CHANNELS_PER_LINK=str(options.channels_per_link),
             RECONNECTOR_OVERLAP_S=str(options.overlap_s),
         )
@@ -223,7 +255,7 @@ async def play(run: Run) -> dict[str, Any]:
     await run.platform.post("chat-rate", lines_per_second=run.options.lines_per_second)
     await asyncio.sleep(2)
     run.full_bytes = resident_bytes(run.shards)
-    waves = await run.phase("waves", run.reconnect_in_waves, whole=True)
+    waves = None if run.options.limited else await run.phase("waves", run.reconnect_in_waves, whole=True)
     restart = await run.phase("restart", run.restart_all, whole=True)
     move = await run.phase("move", run.move_all)
     storm = await run.phase("storm", run.reconnect_all)
@@ -233,19 +265,21 @@ async def play(run: Run) -> dict[str, Any]:
     return await figures(run, join=join, waves=waves, restart=restart, move=move, storm=storm)
 
 
-async def figures(run: Run, *, join: Phase, waves: Phase, restart: Phase, move: Phase, storm: Phase) -> dict[str, Any]:
+async def figures(
+    run: Run, *, join: Phase, waves: Phase | None, restart: Phase, move: Phase, storm: Phase
+) -> dict[str, Any]:
     """Judge the run."""
     lines = [line async for line in run.platform.lines()]
     losses = find_losses(lines, run.phases, run.reader.read)
     entries, channels = run.platform.entries, run.options.channels
-    bound = bound_s(channels, count=VERIFIED_JOINS, window_s=WINDOW_S)
+    bound = bound_s(channels, count=run.options.joins, window_s=WINDOW_S)
     joined, moved = joins_in(entries, join), joins_in(entries, move)
     minimum = {
         phase.name: missed_minimum(
             [line for line in lines if phase.began <= line[2] < phase.ended],
             leaves,
             min(leaves.values(), default=phase.began) if phase is move else phase.began,
-            count=VERIFIED_JOINS,
+            count=run.options.joins,
             window_s=WINDOW_S,
         )
         for phase, leaves in ((move, move_times(entries, move)), (storm, last_hearing(entries, storm)))
@@ -262,6 +296,7 @@ async def figures(run: Run, *, join: Phase, waves: Phase, restart: Phase, move: 
     return {
         "channels": channels,
         "processes": run.options.processes,
+        "accounts": run.options.accounts,
         "lines_sent": len(lines),
         "lost": lost(losses, run.phases),
         "missed_before_join": sum(missed.values()),
@@ -277,7 +312,7 @@ async def figures(run: Run, *, join: Phase, waves: Phase, restart: Phase, move: 
         "rebalances": run.rebalances,
         "sent_lines_per_s": round(len(lines) / spoken_s),
         "kb_per_channel": round((run.full_bytes - run.empty_bytes) / channels / 1024, 1),
-        "handover_ms": quantiles_ms(handover_times(entries, waves)),
+        "handover_ms": quantiles_ms([] if waves is None else handover_times(entries, waves)),
         "unfinished": run.unfinished,
     }
 
@@ -317,7 +352,8 @@ def main(argv: list[str]) -> int:
     """Measure and print."""
     usual = Options()
     parser = argparse.ArgumentParser(prog="serverchange bench fleet", description=__doc__)
-    parser.add_argument("--channels", type=int, default=usual.channels)
+    parser.add_argument("--channels", type=int, help=f"{usual.channels}, or as many as the accounts may be in")
+    parser.add_argument("--accounts", type=int, default=usual.accounts, help="more than one: ordinary ones")
     parser.add_argument("--processes", type=int, default=usual.processes)
     parser.add_argument("--lines-per-second", type=float, default=usual.lines_per_second)
     parser.add_argument("--close-after", type=float, nargs=2, default=usual.close_s, metavar=("MIN_S", "MAX_S"))
@@ -327,8 +363,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true", dest="as_json")
     chosen = parser.parse_args(argv)
     options = Options(
-        channels=chosen.channels,
+        channels=chosen.channels
+        or (usual.channels if chosen.accounts == 1 else chosen.accounts * usual.channels_per_account),
         processes=chosen.processes,
+        accounts=chosen.accounts,
         lines_per_second=chosen.lines_per_second,
         seed=chosen.seed,
         close_s=tuple(chosen.close_after),

@@ -30,7 +30,7 @@ from typing import Any, Final
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from fleet import AWS, MAIN, VERIFIED_JOINS, WINDOW_S, Options, Run, measure, world
+from fleet import AWS, MAIN, WINDOW_S, Options, Run, measure, world
 from fleet_judge import bound_s, owner_spells, quantiles_ms, violations
 from fleet_world import LOOK_S, ShardProcess
 
@@ -164,7 +164,7 @@ def judge(killing: Killing) -> dict[str, Any]:
     ]
     explained = {spell for spell, _ in caused}
     unexplained = [spell for spell in none if spell not in explained]
-    bound = TAKEOVER_S + 1.15 * bound_s(options.channels, count=VERIFIED_JOINS, window_s=WINDOW_S)
+    bound = TAKEOVER_S + 1.15 * bound_s(options.channels, count=options.joins, window_s=WINDOW_S)
     taken = [spell.ended - at for spell, at in caused]
     for spell in unexplained[:5]:
         killing.run.tell(f"unexplained: {spell}")

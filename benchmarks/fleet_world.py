@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -236,15 +236,21 @@ class ShardProcess:
         return self.log.read_bytes()[since:].count(f'"{event}"'.encode())
 
 
-def shard_environment(settings: Settings, platform: Platform, account: str, **own: str) -> dict[str, str]:
-    """Return the environment of a shard on this Kafka, this PostgreSQL and this platform, with one of its accounts."""
+def shard_environment(settings: Settings, platform: Platform, accounts: Sequence[str], **own: str) -> dict[str, str]:
+    """Return the environment of a shard on this Kafka, this PostgreSQL and this platform, with some of its accounts."""
+    several = [
+        {"login": known.login, "token": known.token, "account_class": known.tier.value}
+        for known in platform.addresses.accounts
+        if known.login in accounts
+    ]
     values = {
         "KAFKA_BOOTSTRAP_SERVERS": settings.kafka.bootstrap_servers,
         "KAFKA_TOPIC_PREFIX": settings.kafka.topic_prefix,
         "KAFKA_PARTITIONS": str(settings.kafka.partitions),
         "POSTGRES_DSN": settings.postgres.dsn.get_secret_value(),
         "PROCESS_LOG_FORMAT": "json",
-        **simulator_environment(platform.addresses, account=account),
+        **simulator_environment(platform.addresses, account=None),
+        "RECONNECTOR_ACCOUNTS": json.dumps(several),
         **own,
     }
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}

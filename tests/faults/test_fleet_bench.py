@@ -41,6 +41,17 @@ async def test_no_line_is_lost_or_doubled_in_reconnects_and_a_rolling_restart(
     assert found["restart_join_ratio"] == 1.0, "each channel is joined once more by the deploy, not twice"
 
 
+async def test_accounts_that_are_full_are_moved_and_deployed_within_the_platforms_limits(
+    settings: Settings, tmp_path: Path
+) -> None:
+    full = replace(SMALL, channels=20, accounts=2, channels_per_account=10, channels_per_link=5, lines_per_second=20)
+    found = await run_fleet(full, settings, tmp_path, print)
+    assert found["unfinished"] == []
+    assert (found["lost"], found["duplicates"]) == (0, 0)
+    assert (found["budget_violations"], found["unjoined_channels"]) == (0, 0), "the limit of channels is a budget, too"
+    assert found["restart_join_ratio"] == 1.0
+
+
 async def test_a_killed_process_leaves_nobody_elses_channel(settings: Settings, tmp_path: Path) -> None:
     options = replace(SMALL, channels=40, processes=3, seed=1)
     found = await run_kills(options, settings, tmp_path, print, kills=1)
