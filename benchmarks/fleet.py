@@ -41,6 +41,7 @@ import psycopg
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from fleet_flood import measure_flood
 from fleet_judge import (
     Losses,
     Phase,
@@ -329,6 +330,11 @@ async def run_fleet(options: Options, settings: Settings, folder: Path, tell: Ca
         return await play(run)
 
 
+async def run_all(options: Options, settings: Settings, folder: Path, tell: Callable[[str], None]) -> dict[str, Any]:
+    """Play, and let one shard be flooded with lines after that."""
+    return await run_fleet(options, settings, folder, tell) | await measure_flood(settings, folder, tell)
+
+
 Measurement: TypeAlias = Callable[[Settings, Path, Callable[[str], None]], Coroutine[Any, Any, dict[str, Any]]]
 """Measures on a Kafka and a PostgreSQL, keeps logs in a folder, and tells how far it is."""
 
@@ -372,7 +378,7 @@ def main(argv: list[str]) -> int:
         close_s=tuple(chosen.close_after),
         overlap_s=chosen.overlap,
     )
-    result = measure(functools.partial(run_fleet, options), keep=chosen.keep)
+    result = measure(functools.partial(run_all, options), keep=chosen.keep)
     sys.stdout.write(json.dumps(result, indent=None if chosen.as_json else 2) + "\n")
     return 0
 

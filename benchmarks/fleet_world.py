@@ -243,14 +243,18 @@ def shard_environment(settings: Settings, platform: Platform, accounts: Sequence
         for known in platform.addresses.accounts
         if known.login in accounts
     ]
+    found = simulator_environment(platform.addresses, account=None)
+    return process_environment(settings, **found, RECONNECTOR_ACCOUNTS=json.dumps(several), **own)
+
+
+def process_environment(settings: Settings, **own: str) -> dict[str, str]:
+    """Return the environment of a process on this Kafka and this PostgreSQL, with settings of its own."""
     values = {
         "KAFKA_BOOTSTRAP_SERVERS": settings.kafka.bootstrap_servers,
         "KAFKA_TOPIC_PREFIX": settings.kafka.topic_prefix,
         "KAFKA_PARTITIONS": str(settings.kafka.partitions),
         "POSTGRES_DSN": settings.postgres.dsn.get_secret_value(),
         "PROCESS_LOG_FORMAT": "json",
-        **simulator_environment(platform.addresses, account=None),
-        "RECONNECTOR_ACCOUNTS": json.dumps(several),
         **own,
     }
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
