@@ -15,11 +15,13 @@ from serverchange.tracker.budget import (
     Usage,
     counted,
     plan_lease,
+    published_limits,
     usage_by_holder,
     what_if,
 )
 
 LIMIT = Limit(count=100, window_s=10)
+ORDINARY = published_limits(AccountClass.ORDINARY)
 
 
 def test_a_portion_is_two_percent_and_at_least_one():
@@ -78,16 +80,16 @@ def test_a_purse_never_gives_more_than_it_holds():
     [(AccountClass.ORDINARY, 27.78), (AccountClass.KNOWN, 27.78), (AccountClass.VERIFIED, 0.2778)],
 )
 def test_two_hundred_thousand_channels_take_the_known_time(account_class, hours):
-    answer = what_if(200_000, account_class)
+    answer = what_if(200_000, published_limits(account_class))
     assert answer.links == 2223
     assert answer.join_s / 3600 == pytest.approx(hours, rel=0.001)
     assert answer.paced_s >= answer.join_s
 
 
 def test_a_budget_that_covers_all_takes_no_time():
-    assert what_if(0, AccountClass.ORDINARY).paced_s == 0
-    assert what_if(20, AccountClass.ORDINARY).paced_s == 0
-    assert what_if(21, AccountClass.ORDINARY).paced_s == 11
+    assert what_if(0, ORDINARY).paced_s == 0
+    assert what_if(20, ORDINARY).paced_s == 0
+    assert what_if(21, ORDINARY).paced_s == 11
 
 
 def test_what_holders_take_is_together_what_counts():

@@ -8,6 +8,7 @@ import pytest
 
 from serverchange.adapters.postgres.fleet import Brake, ShardReport
 from serverchange.adapters.postgres.join_budget import LedgerBudget
+from serverchange.adapters.settings import PlatformSettings
 from serverchange.cli.brake import describe_fleet
 from serverchange.cli.budget import answer_what_if, describe_budget, in_words
 from serverchange.cli.faults import Fault
@@ -15,6 +16,7 @@ from serverchange.tracker.budget import Kind, Lease, Limit
 
 T0 = 1_000.0
 LIMIT = Limit(20, 10.0)
+PLATFORM = PlatformSettings()
 
 
 def report(process: str, *, age_s: float = 1.0, waiting: dict[str, dict[Kind, int]] | None = None) -> ShardReport:
@@ -22,14 +24,21 @@ def report(process: str, *, age_s: float = 1.0, waiting: dict[str, dict[Kind, in
 
 
 def test_two_hundred_thousand_channels_of_a_verified_account_are_answered_without_connecting() -> None:
-    answer = answer_what_if("200000 channels, verified", 90)
+    answer = answer_what_if("200000 channels, verified", 90, PLATFORM)
     assert (answer["links"], answer["join_s"], answer["paced"]) == (2223, 1000.0, "18.1 min")
+
+
+def test_the_platforms_rates_are_settings() -> None:
+    changed = PlatformSettings.model_validate({"join_rates": {"verified": 50}, "rate_window_s": 15})
+    assert changed.limits("verified")[Kind.JOIN] == Limit(50, 15.0)
+    assert changed.limits("ordinary")[Kind.JOIN] == Limit(20, 15.0), "what is left out stays as it is"
+    assert answer_what_if("200 channels, verified", 90, changed)["join_s"] == 60.0
 
 
 def test_accounts_join_side_by_side() -> None:
     one, many = (
-        answer_what_if("2000 channels, ordinary", 90),
-        answer_what_if("2000 channels, ordinary, 20 accounts", 90),
+        answer_what_if("2000 channels, ordinary", 90, PLATFORM),
+        answer_what_if("2000 channels, ordinary, 20 accounts", 90, PLATFORM),
     )
     assert (one["paced"], many["paced"]) == ("18.1 min", "44 s")
 
@@ -47,7 +56,7 @@ def test_accounts_join_side_by_side() -> None:
 )
 def test_what_is_no_question_says_how_to_ask(question: str) -> None:
     with pytest.raises(Fault, match="200000 channels, verified"):
-        answer_what_if(question, 90)
+        answer_what_if(question, 90, PLATFORM)
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(44, "44 s"), (1089, "18.1 min"), (100_000, "27.8 h")])
@@ -66,9 +75,8 @@ def test_a_budget_shows_who_used_who_leased_and_who_waits() -> None:
             ("a", Lease(2, T0 - 60, T0 - 50, spent=2)),
         ],
     )
-    row = describe_budget(
-        ledger, LIMIT, [report("a", waiting={"bot": {Kind.JOIN: 30}}), report("x", waiting={"other": {Kind.JOIN: 5}})]
-    )
+    reports = [report("a", waiting={"bot": {Kind.JOIN: 30}}), report("x", waiting={"other": {Kind.JOIN: 5}})]
+    row = describe_budget(ledger, LIMIT, reports, LIMIT.window_s)
     assert (row["limit"], row["used"], row["leased"], row["free"], row["waiting"]) == (20, 2, 2, 16, 30)
     assert row["done_in_s"] == 11
     assert row["holders"] == [{"holder": "a", "used": 2, "leased": 0}, {"holder": "b", "used": 0, "leased": 2}]
@@ -76,7 +84,7 @@ def test_a_budget_shows_who_used_who_leased_and_who_waits() -> None:
 
 
 def test_an_account_whose_class_is_not_known_here_shows_no_guess() -> None:
-    row = describe_budget(LedgerBudget("stranger", Kind.LOGIN, now=T0), None, [])
+    row = describe_budget(LedgerBudget("stranger", Kind.LOGIN, now=T0), None, [], 10.0)
     assert (row["limit"], row["free"], row["done_in_s"], row["used"]) == (None, None, None, 0)
 
 

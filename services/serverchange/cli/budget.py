@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
 import typer
 
@@ -15,7 +15,7 @@ from serverchange.cli.output import Output, answering, print_rows, quiet_logs
 if TYPE_CHECKING:
     from serverchange.adapters.postgres.fleet import ShardReport
     from serverchange.adapters.postgres.join_budget import LedgerBudget
-    from serverchange.adapters.settings import Settings
+    from serverchange.adapters.settings import AccountClassName, PlatformSettings, Settings
     from serverchange.tracker.budget import Limit
 
 CHANNELS_MAX: Final = 1_000_000_000
@@ -49,11 +49,11 @@ def budget(
     channels_per_link: Annotated[int, typer.Option(min=1, max=1000, help="For --what-if.")] = 90,
 ) -> None:
     """Show the ledger of JOINs and logins: of each account, what is used in the window, who leased what, what waits."""
-    if question is not None:
-        out.fields(answer_what_if(question, channels_per_link))
-        return
     from serverchange.adapters.settings import load_settings
 
+    if question is not None:
+        out.fields(answer_what_if(question, channels_per_link, load_settings().platform))
+        return
     quiet_logs()
     rows = asyncio.run(_load(load_settings()))
     out.answer(rows, entries=rows, show=lambda: _print(rows))
@@ -63,20 +63,20 @@ def _print(rows: list[dict[str, Any]]) -> None:
     print_rows(_COLUMNS, [[_holders(row) if name == "holders" else row[name] for name in _COLUMNS] for row in rows])
 
 
-def answer_what_if(question: str, channels_per_link: int) -> dict[str, Any]:
+def answer_what_if(question: str, channels_per_link: int, platform: PlatformSettings) -> dict[str, Any]:
     """Return the arithmetic for a question such as `200000 channels, verified`.
 
     Raises:
         Fault: it is no such question.
     """
-    from serverchange.tracker.budget import AccountClass, what_if
+    from serverchange.tracker.budget import what_if
 
     asked = _QUESTION.fullmatch(question.strip())
     channels, accounts = (int(asked["channels"]), int(asked["accounts"] or 1)) if asked else (0, 0)
     if asked is None or not 0 < channels <= CHANNELS_MAX or not 0 < accounts <= channels:
         raise Fault(f'{question!r} is no question; ask for example: --what-if "200000 channels, verified"')
     each = -(-channels // accounts)  # the account with most decides
-    answer = what_if(each, AccountClass(asked["account_class"]), channels_per_link)
+    answer = what_if(each, platform.limits(cast("AccountClassName", asked["account_class"])), channels_per_link)
     return {
         "channels": channels,
         "account_class": asked["account_class"],
@@ -104,31 +104,33 @@ async def _load(settings: Settings) -> list[dict[str, Any]]:
     async with await connect(settings.postgres, application="serverchange budget") as connection:
         budgets = await load_ledger(connection)
         reports = await load_reports(connection)
-    return [describe_budget(one, known_limit(settings, one), reports) for one in budgets]
+    window_s = settings.platform.rate_window_s
+    return [describe_budget(one, known_limit(settings, one), reports, window_s) for one in budgets]
 
 
 def known_limit(settings: Settings, budget: LedgerBudget) -> Limit | None:
     """Return the budget's limit, as far as this machine's settings name the account's class."""
     from serverchange.adapters.link_setup import ANONYMOUS_ACCOUNT
-    from serverchange.tracker.budget import LIMITS, AccountClass
 
     shard = settings.reconnector
     classes = {one.login: one.account_class for one in shard.joining_accounts} or {
         ANONYMOUS_ACCOUNT: shard.account_class
     }
     if (name := classes.get(budget.account)) is not None:
-        return LIMITS[AccountClass(name), budget.kind]
+        return settings.platform.limits(name)[budget.kind]
     if budget.account == ANONYMOUS_ACCOUNT:
-        return LIMITS[AccountClass(settings.listener.account_class), budget.kind]
+        return settings.platform.limits(settings.listener.account_class)[budget.kind]
     return None
 
 
-def describe_budget(budget: LedgerBudget, limit: Limit | None, reports: list[ShardReport]) -> dict[str, Any]:
+def describe_budget(
+    budget: LedgerBudget, limit: Limit | None, reports: list[ShardReport], window_s: float
+) -> dict[str, Any]:
     """Return one row of the answer; what needs an unknown limit is None."""
     from serverchange.adapters.budget_standing import standing
     from serverchange.tracker.budget import paced_s
 
-    now = standing(budget, reports)
+    now = standing(budget, reports, window_s)
     used, leased, total = now.used, now.leased, now.waiting_total
     return {
         "account": budget.account,

@@ -24,7 +24,6 @@ from serverchange.adapters.server_directory import ServerDirectory
 from serverchange.adapters.settings import Settings
 from serverchange.irc_listener.listener import Listener
 from serverchange.topics import CHANNEL_LIVE, CLUSTER_CHANGES, CLUSTERS
-from serverchange.tracker.budget import LIMITS, AccountClass, Kind
 from serverchange.tracker.handover import HandoverLimits
 
 _log = get_logger("irc_listener")
@@ -56,7 +55,7 @@ async def run_listener(settings: Settings, process: Process) -> None:
     budget = LeasedBudget(
         ledger,
         account=ANONYMOUS_ACCOUNT,
-        limits={kind: LIMITS[AccountClass(wanted.account_class), kind] for kind in Kind},
+        limits=settings.platform.limits(wanted.account_class),
     )
     async with contextlib.AsyncExitStack() as stack:
         publisher = await stack.enter_async_context(EventPublisher(settings.kafka, client_id=f"irc_listener-{name}"))

@@ -26,14 +26,14 @@ from serverchange.adapters.postgres.connections import connect
 from serverchange.adapters.postgres.doubts import settled_doubts
 from serverchange.adapters.process import Process, Readiness, run_process
 from serverchange.adapters.server_directory import ServerDirectory
-from serverchange.adapters.settings import ReconnectorSettings, Settings
+from serverchange.adapters.settings import AccountClassName, ReconnectorSettings, Settings
 from serverchange.reconnector.account_places import AccountPlaces
 from serverchange.reconnector.brake import follow_brake
 from serverchange.reconnector.chat_writer import ChatWriter
 from serverchange.reconnector.handover_reports import HandoverReports
 from serverchange.reconnector.shard import Shard
 from serverchange.topics import CHANNEL_LIVE, CLUSTER_CHANGES, CLUSTERS, SHARD_HOLDINGS
-from serverchange.tracker.budget import LIMITS, AccountClass, Kind, what_if
+from serverchange.tracker.budget import what_if
 from serverchange.tracker.handover import HandoverLimits
 
 _log = get_logger("reconnector")
@@ -120,8 +120,8 @@ async def _enter_accounts(
     ledger = BudgetLedger(settings.postgres, holder=f"reconnector {settings.process.name}", readiness=readiness)
     await stack.enter_async_context(ledger)
 
-    async def enter_budget(account: str, account_class: str) -> LeasedBudget:
-        limits = {kind: LIMITS[AccountClass(account_class), kind] for kind in Kind}
+    async def enter_budget(account: str, account_class: AccountClassName) -> LeasedBudget:
+        limits = settings.platform.limits(account_class)
         return await stack.enter_async_context(LeasedBudget(ledger, account=account, limits=limits).running())
 
     accounts: dict[str, FleetAccount] = {}
@@ -148,7 +148,7 @@ async def _work(settings: Settings, process: Process, shard: Shard, chat: ChatWr
         metrics.CHANNELS_FOREIGN.set(shard.foreign_count)
         metrics.CHANNELS_WITHOUT_ACCOUNT.set(shard.unplaced_count)
         metrics.MOVES_HELD.set(shard.fleet.moves_held)
-        process.stop_timeout_s = drain_s(settings.reconnector, shard.channel_count) + STOP_MARGIN_S
+        process.stop_timeout_s = drain_s(settings, shard.channel_count) + STOP_MARGIN_S
 
     name = settings.process.name
     following = FleetProcess(
@@ -169,7 +169,7 @@ async def _work(settings: Settings, process: Process, shard: Shard, chat: ChatWr
             tasks.create_task(follow_brake(settings, shard), name="brake"),
         ]
         await process.stopping.wait()
-        drain_ends_at = asyncio.get_running_loop().time() + drain_s(settings.reconnector, shard.channel_count)
+        drain_ends_at = asyncio.get_running_loop().time() + drain_s(settings, shard.channel_count)
         await _wait(SUCCESSOR_S, shard, lambda: not shard.partitions_held)
         await asyncio.to_thread(following.stop_following, STOP_S)
         await _drain(shard, drain_ends_at - asyncio.get_running_loop().time())
@@ -184,17 +184,18 @@ def _handover_limits(settings: ReconnectorSettings) -> HandoverLimits:
     return HandoverLimits(overlap_s=settings.overlap_s, confirm_timeout_s=settings.confirm_timeout_s)
 
 
-def drain_s(settings: ReconnectorSettings, channels: int) -> float:
+def drain_s(settings: Settings, channels: int) -> float:
     """Seconds that a stopping shard keeps its links at most, for others to take its channels.
 
     What a successor's start and joining the channels take, and a fifth of the latter. It ends sooner where all are
     taken, or where a second SIGTERM comes.
     """
-    if settings.drain_timeout_s:
-        return settings.drain_timeout_s
-    classes = [one.account_class for one in settings.joining_accounts] or [settings.account_class]
+    wanted = settings.reconnector
+    if wanted.drain_timeout_s:
+        return wanted.drain_timeout_s
+    classes = [one.account_class for one in wanted.joining_accounts] or [wanted.account_class]
     each = -(-channels // len(classes))
-    answers = [what_if(each, AccountClass(name), settings.channels_per_link) for name in set(classes)]
+    answers = [what_if(each, settings.platform.limits(name), wanted.channels_per_link) for name in set(classes)]
     return SUCCESSOR_S + OTHERS_S + DRAIN_FACTOR * max(max(answer.join_s, answer.paced_s) for answer in answers)
 
 

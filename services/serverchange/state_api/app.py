@@ -87,7 +87,7 @@ def create_app(settings: Settings, *, readiness: Readiness | None = None) -> Fas
     app = FastAPI(
         title="serverchange", version="1", description=DESCRIPTION, lifespan=lifespan, docs_url=None, redoc_url=None
     )
-    app.state.overview = Overview()
+    app.state.overview = Overview(settings.platform.rate_window_s)
     app.state.recent_moves = RecentMoves()
     app.state.handovers = HandoverFeed()
     app.state.stream_slots = StreamSlots(settings.api.streams_max)

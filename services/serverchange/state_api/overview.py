@@ -92,9 +92,11 @@ def shard_views(reports: Sequence[ShardReport]) -> tuple[ShardView, ...]:
     )
 
 
-def budget_views(budgets: Sequence[LedgerBudget], reports: Sequence[ShardReport]) -> tuple[BudgetView, ...]:
+def budget_views(
+    budgets: Sequence[LedgerBudget], reports: Sequence[ShardReport], window_s: float
+) -> tuple[BudgetView, ...]:
     """Return what the ledger and the shards say of each budget."""
-    stand = [(budget, standing(budget, reports)) for budget in budgets]
+    stand = [(budget, standing(budget, reports, window_s)) for budget in budgets]
     return tuple(
         BudgetView(
             account=budget.account,
@@ -120,8 +122,13 @@ class _Looked(NamedTuple):
 
 @dataclass(slots=True)
 class Overview:
-    """The newest counts, what the shards told, and the samples, kept by a task."""
+    """The newest counts, what the shards told, and the samples, kept by a task.
 
+    Attributes:
+        window_s: in which the platform counts JOINs and logins.
+    """
+
+    window_s: float
     counted: Counted | None = None
     verified: VerificationAges | None = None
     budgets: tuple[BudgetView, ...] = ()
@@ -154,7 +161,7 @@ class Overview:
 
     def _take(self, looked: _Looked) -> None:
         self.shards = shard_views(looked.reports)
-        self.budgets = budget_views(looked.budgets, looked.reports)
+        self.budgets = budget_views(looked.budgets, looked.reports, self.window_s)
         self.held = None if looked.brake is None else f"{looked.brake.reason} ({looked.brake.held_by})"
         self._note(summarise(looked.counts, datetime.now(UTC)))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from serverchange.adapters.postgres.fleet import ShardReport
 from serverchange.adapters.postgres.join_budget import LedgerBudget
-from serverchange.tracker.budget import LIMITS, AccountClass, Usage, usage_by_holder
+from serverchange.tracker.budget import Limit, Usage, usage_by_holder
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +40,11 @@ class BudgetStanding:
         return sum(self.waiting.values())
 
 
-def standing(budget: LedgerBudget, reports: Iterable[ShardReport]) -> BudgetStanding:
+def standing(budget: LedgerBudget, reports: Iterable[ShardReport], window_s: float) -> BudgetStanding:
     """Return how the budget stands. All classes of accounts share one window, so the class need not be known."""
-    window = LIMITS[AccountClass.ORDINARY, budget.kind]
     return BudgetStanding(
-        window.window_s,
-        usage_by_holder(budget.leases, window, budget.now),
+        window_s,
+        usage_by_holder(budget.leases, Limit(1, window_s), budget.now),
         {
             report.process: report.waiting[budget.account].get(budget.kind, 0)
             for report in reports

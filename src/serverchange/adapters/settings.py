@@ -11,15 +11,26 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+
+from serverchange.tracker.budget import LIMITS, AccountClass, Kind, Limit
 
 
 class SettingsError(Exception):
@@ -71,6 +82,16 @@ class PostgresSettings(_Section):
     connect_timeout_s: int = Field(5, ge=1, le=60, description="Seconds for one attempt to connect.")
 
 
+AccountClassName = Literal["ordinary", "known", "verified"]
+
+
+def _rates(kind: Kind) -> dict[AccountClassName, int]:
+    return {name: LIMITS[AccountClass(name), kind].count for name in get_args(AccountClassName)}
+
+
+Rates = Annotated[dict[AccountClassName, Annotated[int, Field(ge=1, le=1_000_000)]], Field(min_length=1)]
+
+
 class PlatformSettings(_Section):
     """The chat platform: its lookup APIs, its IRC servers, and which hosts may see a token."""
 
@@ -108,6 +129,28 @@ class PlatformSettings(_Section):
     transport: Literal["tls", "plain", "websocket", "websocket-tls"] = Field(
         "tls", description="How links connect; decides which ports of a servers list are used."
     )
+    rate_window_s: float = Field(
+        LIMITS[AccountClass.ORDINARY, Kind.JOIN].window_s,
+        ge=1,
+        le=3600,
+        description="Seconds of the fixed window in which the platform counts JOINs and logins of an account.",
+    )
+    join_rates: Rates = Field(
+        _rates(Kind.JOIN), description="JOINs in a window, by class of account; what is left out stays as it is."
+    )
+    login_rates: Rates = Field(_rates(Kind.LOGIN), description="Logins in a window, in the same way.")
+
+    @field_validator("join_rates", "login_rates")
+    @classmethod
+    def _keep_the_other_classes(cls, rates: Rates, info: ValidationInfo) -> Rates:
+        return _rates(Kind.JOIN if info.field_name == "join_rates" else Kind.LOGIN) | rates
+
+    def limits(self, account_class: AccountClassName) -> dict[Kind, Limit]:
+        """Return what the platform allows an account of this class."""
+        return {
+            Kind.JOIN: Limit(self.join_rates[account_class], self.rate_window_s),
+            Kind.LOGIN: Limit(self.login_rates[account_class], self.rate_window_s),
+        }
 
 
 class ProcessSettings(_Section):
@@ -178,9 +221,6 @@ class MaterializerSettings(_Section):
     )
 
 
-AccountClassName = Literal["ordinary", "known", "verified"]
-
-
 class AccountSettings(_Section):
     """One account of a shard that has several."""
 
@@ -195,7 +235,7 @@ class ReconnectorSettings(_Section):
     account: str = Field("", description="Login of the account that joins; empty: an anonymous, read-only login.")
     token: SecretStr | None = Field(None, description="OAuth token of the account, without the word oauth.")
     account_class: AccountClassName = Field(
-        "ordinary", description="Decides the JOIN and login budgets: 20 or 2,000 JOINs, 20 or 200 logins in 10 s."
+        "ordinary", description="Decides the JOIN and login budgets: see platform.join_rates and platform.login_rates."
     )
     accounts: tuple[AccountSettings, ...] = Field(
         (),

@@ -14,7 +14,7 @@ no two clocks are ever compared. The SQL beside `adapters/postgres/join_budget.p
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
@@ -74,6 +74,11 @@ LIMITS: Final = {
     (AccountClass.VERIFIED, Kind.LOGIN): Limit(200, 10.0),
 }
 """The platform's published rates of 2021 and after. It changed them several times: they are defaults of settings."""
+
+
+def published_limits(account_class: AccountClass) -> dict[Kind, Limit]:
+    """Return the published limits of a class of accounts."""
+    return {kind: LIMITS[account_class, kind] for kind in Kind}
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,9 +208,9 @@ class WhatIf:
     paced_s: float
 
 
-def what_if(channels: int, account_class: AccountClass, channels_per_link: int = 90) -> WhatIf:
+def what_if(channels: int, limits: Mapping[Kind, Limit], channels_per_link: int = 90) -> WhatIf:
     """Arithmetic for capacity planning: 200,000 channels take 27.8 h at 20 JOINs in 10 s, 16.7 min at 2,000."""
-    join, login = LIMITS[account_class, Kind.JOIN], LIMITS[account_class, Kind.LOGIN]
+    join, login = limits[Kind.JOIN], limits[Kind.LOGIN]
     links = math.ceil(channels / channels_per_link)
     paced = max(paced_s(channels, join), paced_s(links, login))
     return WhatIf(links, channels / join.count * join.window_s, links / login.count * login.window_s, paced)

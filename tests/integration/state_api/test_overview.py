@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from serverchange.adapters.postgres.connections import connect
+from serverchange.adapters.postgres.fleet import ShardReport, report_shard
 from serverchange.adapters.postgres.freshness import Fresh, store_freshness
 from serverchange.adapters.postgres.join_budget import grant_lease, report_lease
 from serverchange.adapters.settings import Settings
@@ -45,7 +46,8 @@ async def test_it_says_how_long_ago_lookups_agreed_and_who_used_how_much(setting
         assert spent.lease_id is not None
         await report_lease(connection, lease_id=spent.lease_id, spent=1)
         await grant_lease(connection, account="my_bot", kind=Kind.JOIN, limit=LIMIT, holder="shard-2", wanted=1)
-    await tables.execute("INSERT INTO fleet_report VALUES ('shard-1', 'my_bot', 23, 22, 3, 7, 0, 0, 0, now())")
+        waiting = {"my_bot": {Kind.JOIN: 7}}
+        await report_shard(connection, ShardReport("shard-1", "my_bot", 23, 22, 3, 7, 0, 0, 0, waiting))
 
     async with RunningApi(settings) as api:
         answer = (await api.until("/overview", lambda response: response.json()["counted_at"] is not None)).json()
