@@ -161,6 +161,7 @@ async def measure_flood(
             PLATFORM_ALLOWED_NETWORKS=json.dumps(["127.0.0.1/32"]),
             PLATFORM_TRANSPORT="plain",
             RECONNECTOR_ACCOUNT_CLASS="verified",
+            RECONNECTOR_LINES_PER_LINK="1000000",
         ),
         folder / "flood.log",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -172,6 +173,7 @@ async def scene(
     channels_per_link: int = 90,
     overlap_s: float = 0.5,
     confirm_timeout_s: float = 1.0,
+    lines_per_link: float = math.inf,
     budget: FreeBudget | None = None,
     **changes: object,
 ) -> AsyncIterator[Scene]:
@@ -193,7 +195,7 @@ async def scene(
         directory = ServerDirectory(rules, "plain", seeds)
         limits = HandoverLimits(overlap_s=overlap_s, confirm_timeout_s=confirm_timeout_s, tries_max=3, pause_s=60)
         async with LinkFleet(
-            FleetRules(channels_per_link, limits),
+            FleetRules(channels_per_link, limits, lines_per_link=lines_per_link),
             link_rules=LinkRules(rules, "plain"),
             accounts={NAMELESS: FleetAccount(lambda: Login(account.login, account.token), purse)},
             servers=directory,
@@ -417,6 +419,32 @@ async def test_a_link_to_be_split_is_left_make_before_break() -> None:
         on.fleet.leave_link(LinkId(1), Cause.SPLIT)
         await on.hearer.until(lambda: (Cause.SPLIT, Outcome.DONE) in on.outcomes(FORSEN))
         assert [side.link for side in on.fleet.state(FORSEN).sides] == [2]
+
+
+async def test_the_busiest_channels_leave_a_link_that_carries_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serverchange.adapters.link_fleet.LOAD_INTERVAL_S", 1.0)
+    async with scene(lines_per_link=30, overlap_s=0.2) as on:
+        await on.served(CHANNELS)
+        assert on.fleet.link_count == 1
+        for channel in CHANNELS:
+            on.simulator.say(channel, 1)
+        on.simulator.say(FORSEN, 100)
+        await on.hearer.until(lambda: (Cause.SPLIT, Outcome.DONE) in on.outcomes(FORSEN))
+        assert on.having(Cause.SPLIT) == {FORSEN}, "one is enough: the others bring less than the link is to carry"
+        on.simulator.say(FORSEN, 1)
+        await on.hearer.until(lambda: len(on.hearer.numbers(FORSEN)) == 102)
+        assert on.hearer.numbers(FORSEN) == list(range(1, 103))
+
+
+async def test_the_last_channel_of_a_link_stays_however_much_it_brings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serverchange.adapters.link_fleet.LOAD_INTERVAL_S", 0.3)
+    async with scene(lines_per_link=5, overlap_s=0.2) as on:
+        await on.served([FORSEN, NYMN])
+        on.simulator.say(FORSEN, 30)
+        on.simulator.say(NYMN, 25)
+        await on.hearer.until(lambda: (Cause.SPLIT, Outcome.DONE) in on.outcomes(FORSEN))
+        assert on.having(Cause.SPLIT) == {FORSEN}
+        assert (on.fleet.link_count, on.fleet.confirmed_count) == (2, 2)
 
 
 async def test_a_held_move_keeps_the_old_side_and_first_joins_and_reconnects_go_on() -> None:

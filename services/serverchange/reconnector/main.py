@@ -100,7 +100,7 @@ async def run_shard(
         )
         shard.fleet = await stack.enter_async_context(
             LinkFleet(
-                FleetRules(wanted.channels_per_link, _handover_limits(wanted)),
+                FleetRules(wanted.channels_per_link, _handover_limits(wanted), lines_per_link=wanted.lines_per_link),
                 link_rules=link_rules,
                 accounts=accounts,
                 servers=directory,

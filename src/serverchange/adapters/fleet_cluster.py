@@ -65,6 +65,8 @@ class FleetLink:
         in_flight: channel → ticket of JOINs handed to the link whose bytes have not left.
         welcomed_at: when it logged in (the loop's clock), None before.
         empty_since: since when no channel needs it.
+        lines: chat lines that came since its load was looked at.
+        crowded: more came than a link is to carry: no channel is added.
     """
 
     id: LinkId
@@ -76,10 +78,12 @@ class FleetLink:
     welcomed_at: float | None = None
     leaving: bool = False
     empty_since: float | None = None
+    lines: int = 0
+    crowded: bool = False
 
     def room(self, channels_per_link: int) -> int:
         """How many channels may still be joined here."""
-        if not self.link.ready or self.leaving:
+        if not self.link.ready or self.leaving or self.crowded:
             return 0
         return channels_per_link - self.link.channel_count
 

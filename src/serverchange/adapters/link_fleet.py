@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import math
 import random
 from collections import Counter, defaultdict
 from collections.abc import Coroutine, Mapping, Sequence
@@ -90,6 +91,12 @@ EMPTY_LINK_S: Final = 5.0
 FADING_S: Final = 120.0
 """So often the lines that a channel brought count half: long enough for a channel with a line a minute to count."""
 
+LOAD_INTERVAL_S: Final = 10.0
+"""How often links are looked at for more lines than one is to carry: longer than a burst of chat."""
+
+SPLIT_TO: Final = 0.7
+"""What a split leaves on a link, as a part of what it is to carry: it must not be split again at the next look."""
+
 BRIEF_LINK_S: Final = 30.0
 """JOINs on a link that ends so soon after its welcome were in vain; twice a window of the platform, and more."""
 
@@ -126,6 +133,7 @@ class FleetRules:
 
     Attributes:
         channels_per_link: channels on one connection.
+        lines_per_link: chat lines a second on one connection; above it the busiest channels go to others.
         handover: times of a handover.
         reads_lines: whether chat is wanted; a listener's fleet throws it away unread.
     """
@@ -133,6 +141,7 @@ class FleetRules:
     channels_per_link: int
     handover: HandoverLimits
     reads_lines: bool = True
+    lines_per_link: float = math.inf
 
 
 class LinkFleet:
@@ -171,6 +180,7 @@ class LinkFleet:
         self._lines_of_late: Counter[Channel] = Counter()
         self._joined_in_vain: Counter[Channel] = Counter()
         self._fading_timer: asyncio.TimerHandle | None = None
+        self._load_timer: asyncio.TimerHandle | None = None
         self._last_link = 0
         self._deadlines: list[tuple[float, Channel]] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -190,13 +200,14 @@ class LinkFleet:
     async def __aenter__(self) -> LinkFleet:
         await self._tasks.__aenter__()
         self._fading_timer = self._loop.call_later(FADING_S, self._fade)
+        self._load_timer = self._loop.call_later(LOAD_INTERVAL_S, self._look_at_load)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._closing = True
-        for timer in (self._timer, self._witness_timer, self._fading_timer):
+        for timer in (self._timer, self._witness_timer, self._fading_timer, self._load_timer):
             if timer is not None:
                 timer.cancel()
         for task in tuple(self._owned):
@@ -522,6 +533,7 @@ class LinkFleet:
         if isinstance(event, StateLine):
             new = self._room_states.arrive(event.channel, event.line)
         else:
+            fleet_link.lines += 1
             now = self._loop.time()
             arrival = self._lines.arrive(event.channel, event.line, fleet_link.id, now)
             new = arrival.new
@@ -547,6 +559,28 @@ class LinkFleet:
         self._lines_of_late = _halved(self._lines_of_late)
         self._joined_in_vain = _halved(self._joined_in_vain)
         self._fading_timer = self._loop.call_later(FADING_S, self._fade)
+
+    def _look_at_load(self) -> None:
+        """Move the busiest channels of links that carry too much, as few as will do, and add none to those links."""
+        for fleet_link in tuple(self._links.values()):
+            rate, fleet_link.lines = fleet_link.lines / LOAD_INTERVAL_S, 0
+            was_crowded = fleet_link.crowded
+            fleet_link.crowded = rate > self._rules.lines_per_link
+            if fleet_link.crowded and not fleet_link.leaving and len(fleet_link.channels) > 1:
+                self._split(fleet_link, 1 - SPLIT_TO * self._rules.lines_per_link / rate)
+            elif was_crowded and not fleet_link.crowded:
+                fleet_link.home.wake.set()
+        self._load_timer = self._loop.call_later(LOAD_INTERVAL_S, self._look_at_load)
+
+    def _split(self, fleet_link: FleetLink, part: float) -> None:
+        """Move channels that bring this part of a link's lines, the busiest first; one stays in any case."""
+        lines = Counter({channel: self._lines_of_late[channel] for channel in fleet_link.channels})
+        left, now = part * lines.total(), self._loop.time()
+        for channel, count in lines.most_common(len(lines) - 1):
+            if left <= 0 or not count:
+                break
+            left -= count
+            self._tell(channel, LinkLeaving(fleet_link.id, Cause.SPLIT, now))
 
     def _note_sent(self, fleet_link: FleetLink, channel: Channel) -> None:
         """An answer shows that the bytes have left, even where the writer has not told us yet."""

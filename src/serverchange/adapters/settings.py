@@ -250,6 +250,12 @@ class ReconnectorSettings(_Section):
         "been 100 since 2024.",
     )
     channels_per_link: int = Field(90, ge=1, le=1000, description="Channels on one connection; 50-100 in practice.")
+    lines_per_link: float = Field(
+        500.0,
+        gt=0,
+        le=1_000_000,
+        description="Chat lines a second on one connection; above it its busiest channels are handed over to others.",
+    )
     overlap_s: float = Field(
         20.0, ge=0, le=600, description="Seconds that the old side stays after the new one is confirmed."
     )
