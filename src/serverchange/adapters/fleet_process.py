@@ -94,10 +94,14 @@ class FleetProcess:
             self.stop_following(0)
             self._tables.stop(0)
 
-    def stop_following(self, timeout_s: float) -> None:
-        """End the membership; blocks for at most `timeout_s`. The tables are still read."""
+    def stop_following(self, timeout_s: float, *, leave: bool = False) -> None:
+        """End the membership; blocks for at most `timeout_s`. The tables are still read.
+
+        With `leave` the group gives the partitions to others at once, instead of waiting for a successor.
+        """
         if self._following:
-            self._changes.follower.stop(timeout_s)
+            self._following = False  # nobody is to miss the beat of a thread that was told to end
+            self._changes.follower.stop(timeout_s, leave=leave)
 
     def _deliver(self, event: TableEvent) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
