@@ -131,6 +131,8 @@ class FleetProcess:
             fleet = self._owner.fleet
             metrics.CHANNELS.labels(set="wanted").set(fleet.wanted_count)
             metrics.CHANNELS.labels(set="confirmed").set(fleet.confirmed_count)
+            for sides, count in enumerate(fleet.channels_by_sides):
+                metrics.CHANNEL_SIDES.labels(sides=str(sides)).set(count)
             metrics.LINKS.labels(state="open").set(fleet.link_count)
             if self._on_watch is not None:
                 self._on_watch()
