@@ -105,9 +105,9 @@ def resize(
     plan = asyncio.run(_resize(load(), shards, user(by)))
     out.fields(describe_resizing(shards, plan))
     if plan.to_start:
-        note(
-            f"start {plan.to_start} more: a name that was told to drain is free again; a supervisor may do it by itself"
-        )
+        free = [name for name in plan.undrain if name not in plan.running]
+        again = f"; free for that again: {', '.join(free)}, unless a supervisor starts them by itself" if free else ""
+        note(f"start {plan.to_start} more, each under a name of its own{again}")
 
 
 def describe_resizing(wanted: int, plan: Resizing) -> dict[str, Any]:
