@@ -189,6 +189,55 @@ def owner_spells(entries: Iterable[Entry], until: float) -> tuple[list[Spell], l
     return spells[False], spells[True]
 
 
+def silent_spells(entries: Iterable[Entry], homes: Mapping[str, str], until: float) -> list[Spell]:
+    """Return when no link was in a channel on the cluster where it lived, from the first that was.
+
+    A link that stays in a channel on the cluster which the channel has left hears nothing any more.
+
+    Args:
+        entries: the ledger, from its beginning.
+        homes: where each channel lived then.
+        until: when what has not ended is taken to end.
+    """
+    home = dict(homes)
+    rooms: defaultdict[str, dict[int, str]] = defaultdict(dict)
+    since: dict[str, float] = {}
+    spells: list[Spell] = []
+
+    def look(channel: str, at: float) -> None:
+        if home[channel] not in rooms[channel].values():
+            since.setdefault(channel, at)
+        elif (began := since.pop(channel, None)) is not None:
+            spells.append(Spell(channel, began, at))
+
+    for entry, channels in _with_channels(entries):
+        link, channel = entry.link or 0, entry.channel or ""
+        match entry.kind:
+            case "joined":
+                rooms[channel][link] = entry.cluster or ""
+                look(channel, entry.at)
+            case "parted" | "link-closed":
+                for one in (channel,) if entry.kind == "parted" else channels:
+                    rooms[one].pop(link, None)
+                    look(one, entry.at)
+            case "moved":
+                home[channel] = entry.cluster or ""
+                if channel in rooms:
+                    look(channel, entry.at)
+    spells += [Spell(channel, began, until) for channel, began in since.items()]
+    return spells
+
+
+def silence_in(spells: Iterable[Spell], phase: Phase) -> Counter[str]:
+    """Return for how many seconds of a phase each channel was silent; those that never were are left out."""
+    silent: Counter[str] = Counter()
+    for spell in spells:
+        lasted_s = min(spell.ended, phase.ended) - max(spell.began, phase.began)
+        if lasted_s > 0:
+            silent[spell.channel] += lasted_s
+    return silent
+
+
 def violations(entries: Iterable[Entry]) -> int:
     """How often the platform saw a budget exceeded."""
     return sum(1 for entry in entries if entry.kind == "violation")

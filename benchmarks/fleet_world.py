@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,6 +37,7 @@ from serverchange.simulator.addresses import Addresses
 from serverchange.topics import CLUSTER_CHANGES
 
 READY_TIMEOUT_S: Final = 120.0
+_NUMBERED: Final = re.compile(r"#(\d+) ")
 LOOK_S: Final = 0.25
 
 ENTRY_KINDS: Final = "joined,parted,link-logged-in,link-closed,moved,reconnect-sent,violation,login-refused"
@@ -298,6 +299,12 @@ class Decisions:
         self._producer.close()
 
 
+def line_number(text: str) -> int | None:
+    """Return the number that the simulator wrote into a line's text, None where there is none."""
+    found = _NUMBERED.match(text)
+    return None if found is None else int(found[1])
+
+
 class Reader:
     """The SDK's reader of `chat-lines` in a thread; remembers every numbered line that it was given.
 
@@ -306,8 +313,6 @@ class Reader:
         duplicates: lines that the reader was given again.
         repeated: copies that the reader itself dropped.
     """
-
-    _NUMBERED: Final = re.compile(r"#(\d+) ")
 
     def __init__(self, kafka: KafkaSettings) -> None:
         self._lines = ChatLines(kafka.bootstrap_servers, topic_prefix=kafka.topic_prefix)
@@ -327,28 +332,33 @@ class Reader:
         for received in self._lines:
             if received.line.command != "PRIVMSG":
                 continue
-            found = self._NUMBERED.match(received.line.params[-1])
-            if found is None:
+            number = line_number(received.line.params[-1])
+            if number is None:
                 continue
-            numbers, number = self.read[received.channel], int(found[1])
+            numbers = self.read[received.channel]
             if number in numbers:
                 self.duplicates += 1
             numbers.add(number)
             self.count += 1
 
-    async def wait_quiet(self, quiet_s: float = 5.0, timeout_s: float = 120.0) -> None:
-        """Wait until nothing more has come for `quiet_s`."""
-        deadline = time.monotonic() + timeout_s
-        count, since = self.count, time.monotonic()
-        while time.monotonic() < min(deadline, since + quiet_s):
-            await asyncio.sleep(LOOK_S)
-            if self.count != count:
-                count, since = self.count, time.monotonic()
+    async def wait_quiet(self) -> None:
+        """Wait until nothing more comes."""
+        await wait_quiet(lambda: self.count)
 
     def close(self) -> None:
         """End the thread."""
         self._lines.close()
         self._thread.join(10)
+
+
+async def wait_quiet(count: Callable[[], int], *, quiet_s: float = 5.0, timeout_s: float = 120.0) -> None:
+    """Wait until a count of what was read has stood still for `quiet_s`."""
+    deadline = time.monotonic() + timeout_s
+    known, since = count(), time.monotonic()
+    while time.monotonic() < min(deadline, since + quiet_s):
+        await asyncio.sleep(LOOK_S)
+        if count() != known:
+            known, since = count(), time.monotonic()
 
 
 def resident_bytes(shards: Iterable[ShardProcess]) -> int:

@@ -20,6 +20,8 @@ from kafka import TopicPartition
 from serverchange.adapters.kafka.clients import make_consumer
 from serverchange.adapters.kafka.publisher import EventPublisher
 from serverchange.adapters.kafka.topics import topic_name
+from serverchange.adapters.postgres import fleet
+from serverchange.adapters.postgres.connections import connect
 from serverchange.adapters.settings import KafkaSettings, Settings
 from serverchange.embedded.ports import choose_ports
 from serverchange.events import ChangedData, ChangeKind, Channel, ChatLine, Cluster, ClusterChanged, change_id
@@ -71,6 +73,7 @@ class ShardProcess:
             "KAFKA_BOOTSTRAP_SERVERS": settings.kafka.bootstrap_servers,
             "KAFKA_TOPIC_PREFIX": settings.kafka.topic_prefix,
             "KAFKA_PARTITIONS": str(settings.kafka.partitions),
+            "KAFKA_SESSION_TIMEOUT_S": str(settings.kafka.session_timeout_s),
             "POSTGRES_DSN": settings.postgres.dsn.get_secret_value(),
             "PROCESS_NAME": name,
             "PROCESS_HEALTH_PORT": str(self.port),
@@ -102,6 +105,19 @@ class ShardProcess:
                 try:
                     if (await http.get(f"http://127.0.0.1:{self.port}/readyz")).status_code == 200:
                         return
+                except httpx.HTTPError:
+                    assert self.process.returncode is None, self.log.read_text()
+                await asyncio.sleep(LOOK_S)
+
+    async def waits_for(self, part: str) -> str:
+        """The reason why it is not ready, once that part is missing."""
+        async with httpx.AsyncClient(trust_env=False) as http, asyncio.timeout(WAIT_S):
+            while True:
+                try:
+                    answer = await http.get(f"http://127.0.0.1:{self.port}/readyz")
+                    if part in answer.json().get("missing", {}):
+                        assert answer.status_code == 503
+                        return str(answer.json()["missing"][part])
                 except httpx.HTTPError:
                     assert self.process.returncode is None, self.log.read_text()
                 await asyncio.sleep(LOOK_S)
@@ -201,6 +217,55 @@ async def test_a_rolling_deploy_of_processes_loses_no_line_and_ends_by_itself(
                         read = await asyncio.to_thread(lines_read, settings.kafka)
             for channel in CHANNELS:
                 assert set(range(first[channel], last[channel] + 1)) <= set(read[channel]), channel
+
+
+async def test_a_drained_shard_gives_all_away_without_a_line_lost_and_stays_out_until_it_is_let_in_again(
+    settings: Settings, tmp_path: Path
+) -> None:
+    kafka = settings.kafka.model_copy(update={"session_timeout_s": 45})  # only its leaving can be that quick
+    settings = settings.model_copy(update={"kafka": kafka})
+    async with simulated() as simulator, EventPublisher(settings.kafka, client_id="test") as publisher:
+        await publisher.publish_all(CLUSTER_CHANGES, [changed(channel) for channel in CHANNELS])
+        async with (
+            await connect(settings.postgres, application="test") as connection,
+            shard(settings, simulator, "one", tmp_path) as one,
+            shard(settings, simulator, "two", tmp_path),
+        ):
+            await platform_has(simulator, lambda has: all(count == 1 for count in has.values()) and shared(simulator))
+            first = {channel: simulator.say(channel)[0] for channel in CHANNELS}
+            began = len(simulator.ledger.lines)
+            await fleet.order_drain(connection, ["one"], ordered_by="test")
+            async with asyncio.timeout(30):
+                assert await one.process.wait() == 0
+            await platform_has(simulator, lambda has: all(count == 1 for count in has.values()))
+            assert not shared(simulator), "the other has all channels"
+            simulator.lines_per_second = 0
+            last = {channel: simulator.say(channel)[0] for channel in CHANNELS}
+            read: dict[Channel, list[int]] = {}
+            async with asyncio.timeout(WAIT_S):
+                while not all(last[channel] in read.get(channel, ()) for channel in CHANNELS):
+                    read = await asyncio.to_thread(lines_read, settings.kafka)
+            for channel in CHANNELS:
+                assert set(range(first[channel], last[channel] + 1)) <= set(read[channel]), channel
+            assert all(line.links for line in simulator.ledger.lines.since(began)), "a reader at each moment"
+
+            again = ShardProcess(settings, simulator, "one", tmp_path)
+            await again.start()
+            try:
+                missing = await again.waits_for("drain")
+                assert "fleet drain" in missing
+                assert [one.wanted for one in await fleet.load_reports(connection) if one.process == "one"] == [0]
+                assert b"partitions.assigned" not in again.log.read_bytes()
+                await fleet.cancel_drain(connection, ["one"])
+                await again.ready()
+                await platform_has(simulator, lambda has: all(has.values()) and shared(simulator))
+            finally:
+                await again.kill()
+
+
+def shared(simulator: Simulator) -> bool:
+    """Whether two links have channels: one of each shard, for all fit on one."""
+    return sum(1 for link in simulator.links() if link.dialogue.joined) == 2
 
 
 async def test_a_second_signal_stops_a_draining_shard_at_once(settings: Settings, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from datetime import UTC, datetime, timedelta
@@ -43,6 +44,19 @@ async def test_a_shard_tells_its_figures_and_is_forgotten_after_a_day(postgres: 
         assert [one.process for one in await fleet.load_reports(connection, now=later)] == ["two"]
 
 
+async def test_a_shard_is_told_to_drain_once_until_the_order_is_taken_back(postgres: PostgresSettings) -> None:
+    async with await connect(postgres, application="test") as connection:
+        await fleet.order_drain(connection, ["two", "one"], ordered_by="me", now=T0)
+        await fleet.order_drain(connection, ["one"], ordered_by="you", now=T0 + timedelta(seconds=9))
+        assert await fleet.load_drains(connection) == [
+            fleet.DrainOrder("one", T0, "me"),
+            fleet.DrainOrder("two", T0, "me"),
+        ]
+        assert await fleet.is_drained(connection, "one")
+        assert await fleet.cancel_drain(connection, ["one", "three"]) == {"one"}
+        assert not await fleet.is_drained(connection, "one")
+
+
 async def test_the_ledger_is_read_as_it_stands(postgres: PostgresSettings) -> None:
     async with await connect(postgres, application="test") as connection:
         for kind in Kind:
@@ -77,3 +91,45 @@ def test_the_commands_hold_show_and_resume(
     resumed = run(monkeypatch, capsys, "fleet", "resume")
     assert resumed == {"held": False, "held_since": None, "held_by": None, "reason": None, "was_held": True}
     assert run(monkeypatch, capsys, "budget") == []
+
+
+def test_the_commands_drain_and_resize(
+    postgres: PostgresSettings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SERVERCHANGE_POSTGRES_DSN", postgres.dsn.get_secret_value())
+    monkeypatch.setenv("SERVERCHANGE_KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1")
+    asyncio.run(_report(postgres, "one", "two", "three"))
+    assert run(monkeypatch, capsys, "fleet", "drain", "two") == {"process": "two", "ordered": True}
+    assert run(monkeypatch, capsys, "fleet", "resize", "1") == {
+        "wanted": 1,
+        "running": ["one"],
+        "drained": ["three"],
+        "undrained": [],
+        "to_start": 0,
+    }
+    assert states(run(monkeypatch, capsys, "fleet", "status")) == {
+        "one": "running",
+        "three": "draining",
+        "two": "draining",
+    }
+    asyncio.run(_report(postgres, "three", wanted=0))
+    grown = run(monkeypatch, capsys, "fleet", "resize", "5")
+    assert isinstance(grown, dict)
+    assert (grown["running"], grown["undrained"], grown["to_start"]) == (["one", "three"], ["three", "two"], 3)
+    assert set(states(run(monkeypatch, capsys, "fleet", "status")).values()) == {"running"}
+    assert run(monkeypatch, capsys, "fleet", "drain", "two", "--undo") == {
+        "process": "two",
+        "ordered": False,
+        "was_ordered": False,
+    }
+
+
+async def _report(postgres: PostgresSettings, *names: str, wanted: int = 5) -> None:
+    async with await connect(postgres, application="test") as connection:
+        for name in names:
+            await fleet.report_shard(connection, ShardReport(name, "bot", wanted, wanted, 1, 0, 0, 0, 0))
+
+
+def states(told: object) -> dict[str, str]:
+    assert isinstance(told, dict)
+    return {shard["process"]: shard["state"] for shard in told["shards"]}

@@ -11,6 +11,7 @@ import pytest
 
 from serverchange.adapters.kafka import group_follower
 from serverchange.adapters.kafka.clients import make_producer
+from serverchange.adapters.kafka.group_assignments import assigned_partitions
 from serverchange.adapters.kafka.group_follower import (
     Assigned,
     CaughtUp,
@@ -113,6 +114,29 @@ def test_a_successor_with_the_same_instance_has_the_same_partitions(kafka: Kafka
     assert successor.owned == before
     successor.follower.stop(WAIT_S)
     other.follower.stop(WAIT_S)
+
+
+def test_a_member_with_an_instance_that_is_told_to_leave_gives_its_partitions_to_the_others_at_once(
+    kafka: KafkaSettings,
+) -> None:
+    lasting = kafka.model_copy(update={"session_timeout_s": 45})  # so that it is not the session's end that gives them
+    first, other = Member(lasting, "one", "shard-1"), Member(lasting, "other", "shard-2")
+    while len(first.owned) != kafka.partitions // 2 or len(other.owned) != kafka.partitions // 2:
+        (first if len(first.owned) > kafka.partitions // 2 or not first.owned else other).step()
+    first.follower.stop(WAIT_S, leave=True)
+    other.until_caught_up(kafka.partitions)
+    other.follower.stop(WAIT_S)
+
+
+def test_a_member_that_leaves_does_not_put_its_successor_out(kafka: KafkaSettings) -> None:
+    first = Member(kafka, "one", "shard-1")
+    first.until_caught_up(kafka.partitions)
+    successor = Member(kafka, "one", "shard-1")
+    successor.until_caught_up(kafka.partitions)
+    first.follower.stop(WAIT_S, leave=True)
+    held = assigned_partitions(kafka, group="shards", topic=CLUSTER_CHANGES, client_id="test")
+    assert held == frozenset(range(kafka.partitions))
+    successor.follower.stop(WAIT_S)
 
 
 def test_the_answer_to_a_join_is_taken_though_the_poll_that_asked_is_over(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_network
 
 import pytest
+from prometheus_client import REGISTRY
 
 from serverchange.adapters.fleet_account import NAMELESS, FleetAccount
 from serverchange.adapters.hosts import HostRules
@@ -225,15 +226,34 @@ async def test_every_event_that_was_paid_is_sent_or_given_back() -> None:
 async def test_a_move_joins_first_and_parts_last_and_loses_nothing() -> None:
     async with scene(overlap_s=3) as on:
         await on.served([FORSEN])
+        overlaps = observed("serverchange_handover_overlap_seconds")
         on.simulator.say(FORSEN, 2)
         on.simulator.move(FORSEN, AWS)
         on.want(FORSEN, AWS)
         await on.hearer.until(lambda: on.fleet.state(FORSEN).phase is Phase.OVERLAP or bool(on.outcomes(FORSEN)[1:]))
         assert on.joined(FORSEN) == [MAIN, AWS]
+        assert on.fleet.channels_by_sides == (0, 0, 1)
         on.simulator.say(FORSEN, 2)
         await on.hearer.until(lambda: (Cause.MOVED, Outcome.DONE) in on.outcomes(FORSEN))
         assert on.hearer.numbers(FORSEN) == [1, 2, 3, 4]
         assert on.fleet.state(FORSEN).sides[-1].cluster == AWS
+        assert on.fleet.channels_by_sides == (0, 1, 0)
+        assert observed("serverchange_handover_overlap_seconds") - overlaps == 1
+
+
+async def test_links_that_are_cut_leave_a_gap_that_is_measured() -> None:
+    async with scene() as on:
+        await on.served(CHANNELS)
+        gaps = observed("serverchange_handover_gap_seconds")
+        on.simulator.drop(on.simulator.links())
+        await on.hearer.until(lambda: on.having(Cause.LINK_LOST) == set(CHANNELS))
+        assert on.fleet.channels_by_sides == (0, len(CHANNELS), 0)
+        assert observed("serverchange_handover_gap_seconds") - gaps == len(CHANNELS)
+
+
+def observed(histogram: str) -> float:
+    """How often this process measured it."""
+    return REGISTRY.get_sample_value(f"{histogram}_count") or 0.0
 
 
 async def test_a_swallowed_join_goes_to_another_link_and_the_others_stay() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 
 from serverchange.events import Channel
@@ -16,30 +17,22 @@ from serverchange.simulator.ledger import EntryKind
 from serverchange.simulator.settings import SimulatorSettings
 from serverchange.simulator.simulator import Simulator
 
-twitchio = pytest.importorskip("twitchio", reason="TwitchIO is not installed (it comes with the extra `dev`)")
+pytest.importorskip("twitchio", reason="TwitchIO is not installed (it comes with the extra `dev`)")
+sys.path.insert(0, str(Path(__file__).parent))
+
+from twitchio_client import PointedClient
 
 WAIT_S = 30
 FORSEN, NYMN = Channel("forsen"), Channel("nymn")
 
 
-class Bot(twitchio.Client):  # type: ignore[misc,name-defined]
+class Bot(PointedClient):
     """A bot that remembers what its library tells it."""
 
     def __init__(self, simulator: Simulator, token: str, channels: list[str]) -> None:
-        super().__init__(token, initial_channels=channels, loop=asyncio.get_running_loop())
-        self.simulator = simulator
+        super().__init__(simulator.addresses.api_url, token, channels)
         self.messages: asyncio.Queue[Any] = asyncio.Queue()
         self.reconnects = 0
-        self._http.validate = self.validate  # The library knows one address only.
-
-    async def validate(self, *, token: str) -> dict[str, Any]:
-        """Ask our API as the library asks the platform's; it opens its session here, too."""
-        if self._http.session is None:
-            self._http.session = aiohttp.ClientSession()
-        url = f"{self.simulator.addresses.api_url}/oauth2/validate"
-        async with self._http.session.get(url, headers={"authorization": f"OAuth {token}"}) as answer:
-            answer.raise_for_status()
-            return dict(await answer.json())
 
     async def event_message(self, message: Any) -> None:
         await self.messages.put(message)

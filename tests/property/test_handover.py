@@ -26,6 +26,7 @@ from serverchange.tracker.handover_words import (
     LookupAgreed,
     NotHere,
     Part,
+    Record,
     Tick,
     Unwanted,
     Wanted,
@@ -48,10 +49,13 @@ class Carrier:
     joined: dict[int, str] = field(default_factory=dict)
     """Link → cluster where the server has us."""
     version: int = 0
+    bare_at: float | None = None
+    """Since when no side is left of a channel that had one."""
 
     def tell(self, event):
         covered = bool(self.state.sides)
         self.state, commands = step(self.state, event, LIMITS)
+        self.check_gap(covered, commands)
         self.now += 0.001
         for command in commands:
             if isinstance(command, Join):
@@ -62,6 +66,16 @@ class Carrier:
             elif type(command).__name__ == "CancelJoin" and self.wish and self.wish.ticket == command.ticket:
                 self.wish = None
         self.check(covered, event)
+
+    def check_gap(self, covered, commands):
+        """Each gap is told once, by the record of the handover that ended it."""
+        ended = [self.now - self.bare_at] if self.state.sides and self.bare_at is not None else []
+        told = [command.gap_s for command in commands if isinstance(command, Record) and command.gap_s is not None]
+        assert told == ended
+        if self.state.sides or self.state.wanted is None:
+            self.bare_at = None
+        elif covered:
+            self.bare_at = self.now
 
     def check(self, covered, event):
         assert len(self.state.sides) <= SIDES_MAX

@@ -6,12 +6,13 @@ from datetime import UTC, datetime
 
 import pytest
 
-from serverchange.adapters.postgres.fleet import Brake, ShardReport
+from serverchange.adapters.postgres.fleet import Brake, DrainOrder, ShardReport
 from serverchange.adapters.postgres.join_budget import LedgerBudget
 from serverchange.adapters.settings import PlatformSettings
 from serverchange.cli.brake import describe_fleet
 from serverchange.cli.budget import answer_what_if, describe_budget, in_words
 from serverchange.cli.faults import Fault
+from serverchange.cli.fleet_size import Resizing, plan_resize, refuse_drain
 from serverchange.tracker.budget import Kind, Lease, Limit
 
 T0 = 1_000.0
@@ -19,8 +20,10 @@ LIMIT = Limit(20, 10.0)
 PLATFORM = PlatformSettings()
 
 
-def report(process: str, *, age_s: float = 1.0, waiting: dict[str, dict[Kind, int]] | None = None) -> ShardReport:
-    return ShardReport(process, "bot", 50, 40, 1, 0, 0, 3, 0, waiting or {}, age_s)
+def report(
+    process: str, *, age_s: float = 1.0, waiting: dict[str, dict[Kind, int]] | None = None, wanted: int = 50
+) -> ShardReport:
+    return ShardReport(process, "bot", wanted, 40, 1, 0, 0, 3, 0, waiting or {}, age_s)
 
 
 def test_two_hundred_thousand_channels_of_a_verified_account_are_answered_without_connecting() -> None:
@@ -92,7 +95,7 @@ def test_a_fleet_shows_its_brake_its_holders_and_what_they_joined() -> None:
     brake = Brake(datetime(2026, 1, 1, tzinfo=UTC), "me", "nonsense")
     reports = [report("one"), report("gone", age_s=500), report("silent", age_s=500)]
     members = {"one": frozenset({0, 1}), "silent": frozenset({2})}
-    told = describe_fleet(brake, reports, members, partitions=4)
+    told = describe_fleet(brake, reports, [], members, partitions=4)
     assert (told["held"], told["held_by"], told["held_since"]) == (True, "me", "2026-01-01T00:00:00+00:00")
     assert (told["wanted"], told["confirmed"], told["moves_held"], told["partitions_unowned"]) == (50, 40, 3, 1)
     assert [(shard["process"], shard["partitions"], shard["told_s_ago"]) for shard in told["shards"]] == [
@@ -102,6 +105,47 @@ def test_a_fleet_shows_its_brake_its_holders_and_what_they_joined() -> None:
 
 
 def test_without_kafka_a_fleet_is_shown_as_far_as_it_is_known() -> None:
-    told = describe_fleet(None, [report("one")], None, partitions=4)
+    told = describe_fleet(None, [report("one")], [], None, partitions=4)
     assert (told["held"], told["partitions_unowned"]) == (False, None)
     assert told["shards"][0]["partitions"] is None
+
+
+def test_a_shard_that_was_told_to_drain_is_drained_once_it_has_nothing() -> None:
+    reports = [report("giving"), report("holding", wanted=0), report("idle", wanted=0), report("one")]
+    drains = [
+        DrainOrder(name, datetime(2026, 1, 1, tzinfo=UTC), "me") for name in ("ended", "giving", "holding", "idle")
+    ]
+    told = describe_fleet(None, reports, drains, {"holding": frozenset({1}), "one": frozenset({0})}, partitions=2)
+    assert {shard["process"]: shard["state"] for shard in told["shards"]} == {
+        "ended": "drained",
+        "giving": "draining",
+        "holding": "draining",
+        "idle": "drained",
+        "one": "running",
+    }
+
+
+def test_the_surplus_with_the_highest_names_is_drained_as_people_count() -> None:
+    reports = [report(f"shard-{number}") for number in (10, 9, 2, 1)] + [report("gone", age_s=500)]
+    assert plan_resize(2, reports, []) == Resizing(("shard-9", "shard-10"), (), ("shard-1", "shard-2"), 0)
+    assert plan_resize(4, reports, []).drain == ()
+
+
+def test_a_growing_fleet_takes_back_the_idle_first_and_says_how_many_must_be_started() -> None:
+    reports = [report("a1"), report("a2"), report("a3", wanted=0)]
+    ordered = ["a2", "a3", "a4"]  # still giving, idle, ended
+    assert plan_resize(2, reports, ordered) == Resizing((), ("a3",), ("a1", "a3"), 0)
+    assert plan_resize(3, reports, ordered) == Resizing((), ("a3", "a2"), ("a1", "a3"), 1)
+    assert plan_resize(6, reports, ordered) == Resizing((), ("a3", "a2", "a4"), ("a1", "a3"), 4)
+
+
+def test_a_drain_that_nobody_could_obey_or_take_over_is_refused() -> None:
+    refuse_drain("a1", [report("a1"), report("a2")], [])
+    refuse_drain("a1", [report("a1")], ["a1"])
+    with pytest.raises(Fault, match="there are: a1, a2"):
+        refuse_drain("a9", [report("a1"), report("a2")], [])
+    for reports, ordered in (([report("a1")], []), ([report("a1"), report("a2", age_s=99)], [])):
+        with pytest.raises(Fault, match="only shard"):
+            refuse_drain("a1", reports, ordered)
+    with pytest.raises(Fault, match="only shard"):
+        refuse_drain("a1", [report("a1"), report("a2")], ["a2"])

@@ -43,6 +43,7 @@ LABEL_VALUES = {
     "kind": {kind.value for kind in Kind},
     "cause": {cause.value for cause in Cause},
     "set": {"wanted", "confirmed"},
+    "sides": {"0", "1", "2"},
     "job": {service.command for service in SERVICES},
 }
 

@@ -5,7 +5,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-from fleet_judge import Phase, Spell, find_losses, handover_times, last_hearing, missed_minimum, owner_spells
+from fleet_judge import (
+    Phase,
+    Spell,
+    find_losses,
+    handover_times,
+    last_hearing,
+    missed_minimum,
+    owner_spells,
+    silence_in,
+    silent_spells,
+)
 from fleet_world import Entry
 
 WAVES = Phase("waves", 10.0, 20.0, whole=True)
@@ -64,3 +74,18 @@ def test_a_channel_without_a_link_and_one_with_two_are_found() -> None:
     none, several = owner_spells(entries, until=12.0)
     assert none == [Spell("b", 6.0, 8.0), Spell("b", 9.0, 9.5), Spell("a", 9.0, 12.0)]
     assert several == [Spell("a", 2.0, 5.0)]
+
+
+def test_a_link_that_stays_where_the_channel_no_longer_lives_hears_nothing() -> None:
+    entries = [
+        Entry(0, 0.5, "moved", "c", "aws"),
+        Entry(1, 1.0, "joined", "a", "main", 1),
+        Entry(2, 1.0, "joined", "b", "main", 1),
+        Entry(3, 4.0, "moved", "a", "aws"),
+        Entry(4, 6.0, "joined", "a", "aws", 2),
+        Entry(5, 7.0, "parted", "a", "main", 1),
+        Entry(6, 14.0, "link-closed", None, "main", 1),
+    ]
+    spells = silent_spells(entries, {"a": "main", "b": "main", "c": "main"}, until=30.0)
+    assert spells == [Spell("a", 4.0, 6.0), Spell("b", 14.0, 30.0)]
+    assert silence_in(spells, WAVES) == {"b": 6.0}

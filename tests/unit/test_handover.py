@@ -104,6 +104,43 @@ def test_a_move_joins_first_overlaps_and_parts_last():
     assert book.records == [Record(Cause.MOVED, Outcome.DONE, "main", "aws", 10, 11, 12, 32, 1)]
 
 
+def the_record(book):
+    (record,) = book.records
+    return record
+
+
+def test_a_move_has_an_overlap_and_no_gap_and_a_first_join_neither():
+    record = the_record(overlapping() >> Tick(32) << Part(1))
+    assert (record.overlap_s, record.gap_s) == (20, None)
+    record = the_record(served())
+    assert (record.overlap_s, record.gap_s) == (None, None)
+
+
+def test_an_overlap_ends_with_the_old_link_and_goes_on_into_a_newer_handover():
+    record = the_record(overlapping() >> LinkLost(1, 15))
+    assert (record.outcome, record.overlap_s) == (Outcome.OLD_LOST, 3)
+    record = the_record(overlapping() >> Wanted("event", (1, 3), 15) << Join(3, "event", none()))
+    assert (record.outcome, record.overlap_s) == (Outcome.SUPERSEDED, None)
+
+
+def test_a_lost_link_leaves_a_gap_until_the_next_is_confirmed():
+    book = served() >> LinkLost(1, 10) << Join(2, "main", none()) >> JoinSent(2, 2, 12) >> JoinConfirmed(2, 14)
+    record = the_record(book)
+    assert (record.cause, record.gap_s, record.overlap_s) == (Cause.LINK_LOST, 4, None)
+
+
+def test_an_old_link_that_ends_before_the_new_one_is_confirmed_leaves_a_gap_from_then_on():
+    record = the_record(moving() >> LinkLost(1, 15) >> JoinConfirmed(2, 18))
+    assert (record.begun_at, record.gap_s, record.overlap_s) == (10, 3, None)
+
+
+def test_a_gap_goes_on_when_a_newer_decision_comes_meanwhile():
+    book = moving() >> LinkLost(1, 15) >> Wanted("event", (1, 3), 16)
+    book = book << Part(2) << Join(3, "event", none()) >> JoinSent(3, 3, 17) >> JoinConfirmed(3, 19)
+    record = the_record(book)
+    assert (record.begun_at, record.gap_s, record.overlap_s) == (16, 4, None)
+
+
 def test_while_the_new_side_is_not_confirmed_the_old_one_stays():
     (moving() >> Tick(20)).end(Phase.MOVING)
     book = moving(sent=False)

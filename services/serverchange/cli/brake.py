@@ -13,18 +13,18 @@ import typer
 from serverchange.cli.output import Output, answering, note, print_fields, print_rows, quiet_logs
 
 if TYPE_CHECKING:
-    from serverchange.adapters.postgres.fleet import Brake, ShardReport
+    from serverchange.adapters.postgres.fleet import Brake, DrainOrder, ShardReport
     from serverchange.adapters.settings import Settings
 
-app = typer.Typer(help="Hold the fleet's moves, and see what its shards do.", no_args_is_help=True)
+app = typer.Typer(help="Hold the fleet's moves, drain shards, and see what they do.", no_args_is_help=True)
 
 TEXT_MAX: Final = 200
 
-ByOption = Annotated[str | None, typer.Option("--by", help="Who holds it; by default your user name.")]
+ByOption = Annotated[str | None, typer.Option("--by", help="Who says so; by default your user name.")]
 
 _COLUMNS: Final = (
-    "process", "account", "partitions", "wanted", "confirmed", "links", "joins_waiting", "moves_held", "foreign",
-    "told_s_ago",
+    "process", "state", "account", "partitions", "wanted", "confirmed", "links", "joins_waiting", "moves_held",
+    "foreign", "told_s_ago",
 )  # fmt: skip
 
 
@@ -36,7 +36,7 @@ def hold(
     by: ByOption = None,
 ) -> None:
     """Stop moves, never joins: shards keep the old side; first joins, RECONNECTs and lost links go on."""
-    brake = asyncio.run(_hold(_settings(), (by or getpass.getuser())[:TEXT_MAX], reason[:TEXT_MAX]))
+    brake = asyncio.run(_hold(load(), user(by), reason[:TEXT_MAX]))
     out.fields(describe_brake(brake))
 
 
@@ -44,17 +44,20 @@ def hold(
 @answering
 def resume(out: Output) -> None:
     """Release the brake: shards start every move that was decided meanwhile."""
-    was = asyncio.run(_resume(_settings()))
+    was = asyncio.run(_resume(load()))
     out.fields(describe_brake(None) | {"was_held": was is not None})
 
 
 @app.command(epilog="Example: serverchange fleet status --json")
 @answering
 def status(out: Output) -> None:
-    """Show whether moves are held, since when and by whom; which shard holds how much, and what it has joined."""
-    settings = _settings()
-    brake, reports = asyncio.run(_load(settings))
-    told = describe_fleet(brake, reports, _members(settings), settings.kafka.partitions)
+    """Show whether moves are held, since when and by whom; which shard holds how much, and what it has joined.
+
+    The state of a shard that was told to drain is `draining` while it has channels or partitions, then `drained`.
+    """
+    settings = load()
+    brake, reports, drains = asyncio.run(_load(settings))
+    told = describe_fleet(brake, reports, drains, _members(settings), settings.kafka.partitions)
     out.answer(told, show=lambda: _print(told))
 
 
@@ -76,16 +79,24 @@ def describe_brake(brake: Brake | None) -> dict[str, Any]:
 def describe_fleet(
     brake: Brake | None,
     reports: Sequence[ShardReport],
+    drains: Sequence[DrainOrder],
     members: dict[str, frozenset[int]] | None,
     partitions: int,
 ) -> dict[str, Any]:
     """Return the whole answer. `members` is what Kafka's group says, None where Kafka did not answer.
 
-    A shard that the group does not know, and that has told nothing for half a minute, is left out.
+    A shard that the group does not know, and that has told nothing for half a minute, is left out, unless it was told
+    to drain.
     """
     held = members or {}
+    ordered = {order.process for order in drains}
     known = {report.process: report for report in reports if report.fresh or report.process in held}
-    shards = [_describe_shard(name, known.get(name), held.get(name)) for name in sorted(known.keys() | held.keys())]
+    names = sorted(known.keys() | held.keys() | ordered)
+    shards = [
+        {"process": name, "state": _state(known.get(name), held.get(name), ordered=name in ordered)}
+        | _describe_shard(known.get(name), held.get(name))
+        for name in names
+    ]
     fresh = [report for report in known.values() if report.fresh]
     owned = len(frozenset().union(*held.values()))
     return describe_brake(brake) | {
@@ -97,9 +108,14 @@ def describe_fleet(
     }
 
 
-def _describe_shard(name: str, report: ShardReport | None, held: frozenset[int] | None) -> dict[str, Any]:
+def _state(report: ShardReport | None, held: frozenset[int] | None, *, ordered: bool) -> str:
+    if not ordered:
+        return "running"
+    return "draining" if held or (report is not None and report.wanted) else "drained"
+
+
+def _describe_shard(report: ShardReport | None, held: frozenset[int] | None) -> dict[str, Any]:
     return {
-        "process": name,
         "account": report and report.account,
         "partitions": None if held is None else len(held),
         "wanted": report and report.wanted,
@@ -112,7 +128,13 @@ def _describe_shard(name: str, report: ShardReport | None, held: frozenset[int] 
     }
 
 
-def _settings() -> Settings:
+def user(by: str | None) -> str:
+    """Return who gives an order."""
+    return (by or getpass.getuser())[:TEXT_MAX]
+
+
+def load() -> Settings:
+    """Return the settings of a command that talks to people: log lines below a warning go nowhere."""
     from serverchange.adapters.settings import load_settings
 
     quiet_logs()
@@ -135,12 +157,16 @@ async def _resume(settings: Settings) -> Brake | None:
         return await fleet.resume(connection)
 
 
-async def _load(settings: Settings) -> tuple[Brake | None, list[ShardReport]]:
+async def _load(settings: Settings) -> tuple[Brake | None, list[ShardReport], list[DrainOrder]]:
     from serverchange.adapters.postgres import fleet
     from serverchange.adapters.postgres.connections import connect
 
     async with await connect(settings.postgres, application="serverchange fleet") as connection:
-        return await fleet.load_brake(connection), await fleet.load_reports(connection)
+        return (
+            await fleet.load_brake(connection),
+            await fleet.load_reports(connection),
+            await fleet.load_drains(connection),
+        )
 
 
 def _members(settings: Settings) -> dict[str, frozenset[int]] | None:

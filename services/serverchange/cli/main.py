@@ -13,7 +13,7 @@ from typing import Annotated, Final, NoReturn
 
 import typer
 
-from serverchange.cli import answers, brake, budget, channels, checkout, log, topics
+from serverchange.cli import answers, brake, budget, channels, checkout, fleet_size, log, topics
 from serverchange.cli.doctor import command as doctor
 from serverchange.cli.faults import CheckFault, Fault, UnavailableFault
 from serverchange.cli.processes import SERVICES, run_service, run_simulator
@@ -91,6 +91,7 @@ for _service in SERVICES:
 app.add_typer(topics.app, name="topics", rich_help_panel=OPERATE)
 app.add_typer(channels.app, name="channels", rich_help_panel=OPERATE)
 app.add_typer(brake.app, name="fleet", rich_help_panel=OPERATE)
+fleet_size.register(brake.app)
 answers.register(app, panel=ASK)
 budget.register(app, panel=OPERATE)
 log.register(app, panel=OPERATE)

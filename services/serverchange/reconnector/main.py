@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import Callable, Mapping
-from typing import Final
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Final
 
 import psycopg
 
@@ -30,6 +30,7 @@ from serverchange.adapters.settings import AccountClassName, ReconnectorSettings
 from serverchange.reconnector.account_places import AccountPlaces
 from serverchange.reconnector.brake import follow_brake
 from serverchange.reconnector.chat_writer import ChatWriter
+from serverchange.reconnector.drain import PART, REASON, report_drained, wait_undrained
 from serverchange.reconnector.handover_reports import HandoverReports
 from serverchange.reconnector.shard import Shard
 from serverchange.topics import CHANNEL_LIVE, CLUSTER_CHANGES, CLUSTERS, SHARD_HOLDINGS
@@ -50,6 +51,9 @@ host that starts many at once."""
 OTHERS_S: Final = 30.0
 """Without a successor: the session (8 s) after which the group gives the partitions to others, and their rebalance."""
 
+LEAVE_S: Final = 10.0
+"""What ending the thread and leaving the group may take; the session's end does the same, later."""
+
 STOP_S: Final = 3.0
 """What the stop itself may take behind a drain: flush, leave, close."""
 
@@ -69,10 +73,14 @@ def main(settings: Settings) -> None:
 async def run_shard(
     settings: Settings, process: Process, *, token_files: Mapping[str, TokenFile | None] | None = None
 ) -> None:
-    """Run until `process.stopping` is set and the drain is over; a part that fails for good ends the process.
+    """Run until `process.stopping` is set, or an operator orders a drain, and the drain is over.
+
+    A part that fails for good ends the process. A shard that was ordered to drain before does not begin.
 
     `token_files` are read again when the platform refuses an account's token.
     """
+    if not await wait_undrained(settings, process):
+        return
     name, wanted = settings.process.name, settings.reconnector
     link_rules = make_link_rules(settings.platform)
     directory = ServerDirectory(link_rules.hosts, settings.platform.transport, settings.platform.seeds)
@@ -150,7 +158,7 @@ async def _work(settings: Settings, process: Process, shard: Shard, chat: ChatWr
         metrics.MOVES_HELD.set(shard.fleet.moves_held)
         process.stop_timeout_s = drain_s(settings, shard.channel_count) + STOP_MARGIN_S
 
-    name = settings.process.name
+    name, ordered = settings.process.name, asyncio.Event()
     following = FleetProcess(
         settings.kafka,
         process,
@@ -166,13 +174,16 @@ async def _work(settings: Settings, process: Process, shard: Shard, chat: ChatWr
             tasks.create_task(chat.run(), name="chat"),
             tasks.create_task(reports.run(), name="handover reports"),
             tasks.create_task(_settle_doubts(settings, shard), name="doubts"),
-            tasks.create_task(follow_brake(settings, shard), name="brake"),
+            tasks.create_task(follow_brake(settings, shard, ordered.set), name="brake"),
         ]
-        await process.stopping.wait()
-        drain_ends_at = asyncio.get_running_loop().time() + drain_s(settings, shard.channel_count)
-        await _wait(SUCCESSOR_S, shard, lambda: not shard.partitions_held)
-        await asyncio.to_thread(following.stop_following, STOP_S)
-        await _drain(shard, drain_ends_at - asyncio.get_running_loop().time())
+        await _first_of(process.stopping.wait(), ordered.wait())
+        if ordered.is_set() and not process.stopping.is_set():
+            await _obey_order(settings, process, shard, following)
+        if process.stopping.is_set():
+            drain_ends_at = asyncio.get_running_loop().time() + drain_s(settings, shard.channel_count)
+            await _wait(SUCCESSOR_S, shard, lambda: not shard.partitions_held)
+            await asyncio.to_thread(following.stop_following, STOP_S)
+            await _drain(shard, drain_ends_at - asyncio.get_running_loop().time())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_S / 2):
                 await chat.flush()
@@ -214,17 +225,41 @@ async def _settle_doubts(settings: Settings, shard: Shard) -> None:
             _log.warning(LogEvent.POSTGRES_LOST, reason=str(error).strip())
 
 
-async def _drain(shard: Shard, timeout_s: float) -> None:
+async def _obey_order(settings: Settings, process: Process, shard: Shard, following: FleetProcess) -> None:
+    """Leave the group, and keep the links until others have all our channels, however long, or a signal comes."""
+    process.readiness.wait_for(PART, REASON)
+    _log.info(LogEvent.DRAIN_ORDERED, shard=settings.process.name, channels=shard.channel_count)
+    await asyncio.to_thread(following.stop_following, LEAVE_S, leave=True)
+    await _first_of(_drain(shard, None), process.stopping.wait())
+    if shard.is_empty:
+        await report_drained(settings)
+
+
+async def _drain(shard: Shard, timeout_s: float | None) -> None:
     """Keep the links until others have all our channels, or the time is over."""
-    _log.info(LogEvent.DRAIN_STARTED, channels=shard.channel_count, at_most_s=round(timeout_s, 1))
+    at_most_s = None if timeout_s is None else round(timeout_s, 1)
+    _log.info(LogEvent.DRAIN_STARTED, channels=shard.channel_count, at_most_s=at_most_s)
     await _wait(timeout_s, shard, lambda: shard.is_empty)
     _log.info(LogEvent.DRAIN_ENDED, channels_left=shard.channel_count)
 
 
-async def _wait(timeout_s: float, shard: Shard, condition: Callable[[], bool]) -> None:
+async def _wait(timeout_s: float | None, shard: Shard, condition: Callable[[], bool]) -> None:
     """Wait until the condition holds; it is looked at again whenever the shard's holdings or channels change."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(timeout_s):
             while not condition():
                 shard.changed.clear()
                 await shard.changed.wait()
+
+
+async def _first_of(*waits: Coroutine[Any, Any, object]) -> None:
+    """Wait until one of these is over; the others are cancelled."""
+    tasks = [asyncio.create_task(one) for one in waits]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -94,10 +94,14 @@ class FleetProcess:
             self.stop_following(0)
             self._tables.stop(0)
 
-    def stop_following(self, timeout_s: float) -> None:
-        """End the membership; blocks for at most `timeout_s`. The tables are still read."""
+    def stop_following(self, timeout_s: float, *, leave: bool = False) -> None:
+        """End the membership; blocks for at most `timeout_s`. The tables are still read.
+
+        With `leave` the group gives the partitions to others at once, instead of waiting for a successor.
+        """
         if self._following:
-            self._changes.follower.stop(timeout_s)
+            self._following = False  # nobody is to miss the beat of a thread that was told to end
+            self._changes.follower.stop(timeout_s, leave=leave)
 
     def _deliver(self, event: TableEvent) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
@@ -127,6 +131,8 @@ class FleetProcess:
             fleet = self._owner.fleet
             metrics.CHANNELS.labels(set="wanted").set(fleet.wanted_count)
             metrics.CHANNELS.labels(set="confirmed").set(fleet.confirmed_count)
+            for sides, count in enumerate(fleet.channels_by_sides):
+                metrics.CHANNEL_SIDES.labels(sides=str(sides)).set(count)
             metrics.LINKS.labels(state="open").set(fleet.link_count)
             if self._on_watch is not None:
                 self._on_watch()

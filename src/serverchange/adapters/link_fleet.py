@@ -193,6 +193,7 @@ class LinkFleet:
         self._held = False
         self._held_moves: dict[Channel, tuple[Cluster, tuple[int, int]]] = {}
         self._phases: Counter[Phase] = Counter()
+        self._sides: Counter[int] = Counter()
         self._doubted: set[Channel] = set()
         self._servers_doubted_at: dict[Cluster, float] = {}
         self._closing = False
@@ -319,6 +320,11 @@ class LinkFleet:
         return self.wanted_count - self._phases[Phase.SEEKING] - self._phases[Phase.JOINING]
 
     @property
+    def channels_by_sides(self) -> tuple[int, int, int]:
+        """Channels to be read that have no confirmed side, one, and several."""
+        return self._sides[0], self._sides[1], self._sides[2]
+
+    @property
     def moves_held(self) -> int:
         """Moves that the brake holds back."""
         return len(self._held_moves)
@@ -372,6 +378,7 @@ class LinkFleet:
         phase = after.phase
         if channel in self._states:
             self._phases[before.phase] -= 1
+            self._sides[min(len(before.sides), 2)] -= 1
         if phase is Phase.ABSENT:
             self._states.pop(channel, None)
             self._account_of.pop(channel, None)
@@ -379,6 +386,7 @@ class LinkFleet:
         else:
             self._states[channel] = after
             self._phases[phase] += 1
+            self._sides[min(len(after.sides), 2)] += 1
         for gone in before.links - after.links:
             if (fleet_link := self._links.get(gone)) is not None:
                 fleet_link.channels.discard(channel)
@@ -736,6 +744,10 @@ def _record(channel: Channel, record: Record) -> None:
     metrics.HANDOVERS.labels(cause=record.cause, outcome=record.outcome).inc()
     if record.confirmed_at is not None:
         metrics.HANDOVER_SECONDS.observe(record.confirmed_at - record.begun_at)
+    if record.overlap_s is not None:
+        metrics.HANDOVER_OVERLAP_SECONDS.observe(record.overlap_s)
+    if record.gap_s is not None:
+        metrics.HANDOVER_GAP_SECONDS.observe(record.gap_s)
     since = record.begun_at
     # A start joins thousands of channels: those are counted, and logged for whoever asks.
     log = _log.debug if record.cause is Cause.FIRST_JOIN else _log.info
@@ -749,5 +761,6 @@ def _record(channel: Channel, record: Record) -> None:
         sent_s=None if record.sent_at is None else round(record.sent_at - since, 3),
         confirmed_s=None if record.confirmed_at is None else round(record.confirmed_at - since, 3),
         ended_s=round(record.ended_at - since, 3),
+        gap_s=None if record.gap_s is None else round(record.gap_s, 3),
         tries=record.tries,
     )

@@ -59,6 +59,7 @@ class LogEvent(StrEnum):
     TOKEN_REFUSED = "token.refused"  # noqa: S105
     LINES_DROPPED = "lines.dropped"
     REPORTS_HELD = "reports.held"
+    DRAIN_ORDERED = "drain.ordered"
     DRAIN_STARTED = "drain.started"
     DRAIN_ENDED = "drain.ended"
     REQUEST_FAILED = "request.failed"

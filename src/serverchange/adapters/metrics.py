@@ -36,6 +36,11 @@ OUTBOX_REPAIRS = Counter(
 BATCH_SECONDS = Histogram("serverchange_batch_seconds", "Seconds of one fold transaction.", buckets=_SECONDS)
 PARTITIONS_OWNED = Gauge("serverchange_partitions_owned", "Partitions that this process holds.")
 CHANNELS = Gauge("serverchange_channels", "Channels of this process, by set: wanted or confirmed.", ["set"])
+CHANNEL_SIDES = Gauge(
+    "serverchange_channel_sides",
+    "Wanted channels of this process by how many links read them: 0, 1, or 2 and more, as in a handover's overlap.",
+    ["sides"],
+)
 CHANNELS_FOREIGN = Gauge(
     "serverchange_channels_foreign",
     "Channels of this process's partitions that ask for another account: no shard here joins them.",
@@ -50,6 +55,16 @@ NOTICES = Counter("serverchange_notices_total", "Notices heard on links, by outc
 HANDOVERS = Counter("serverchange_handovers_total", "Handovers ended, by cause and outcome.", ["cause", "outcome"])
 HANDOVER_SECONDS = Histogram(
     "serverchange_handover_seconds", "Seconds from a handover's start to the new side's confirmation.", buckets=_SECONDS
+)
+HANDOVER_OVERLAP_SECONDS = Histogram(
+    "serverchange_handover_overlap_seconds",
+    "Seconds for which both sides of a handover were confirmed.",
+    buckets=_SECONDS,
+)
+HANDOVER_GAP_SECONDS = Histogram(
+    "serverchange_handover_gap_seconds",
+    "Seconds in which a channel had no confirmed side, from losing its last to confirming the next.",
+    buckets=_SECONDS,
 )
 BUDGET_USED = Counter("serverchange_budget_used_total", "JOINs and logins sent, by kind.", ["kind"])
 BUDGET_WAITING = Gauge("serverchange_budget_waiting", "JOINs and logins that wait for budget, by kind.", ["kind"])

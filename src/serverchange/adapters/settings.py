@@ -285,6 +285,11 @@ class ReconnectorSettings(_Section):
             return self.accounts
         return (AccountSettings(login=self.account, token=self.token, account_class=self.account_class),)
 
+    @property
+    def account_names(self) -> str:
+        """Logins of whoever joins, for people; empty: nameless."""
+        return ", ".join(account.login for account in self.joining_accounts)
+
 
 class ListenerSettings(_Section):
     """The IRC listener: anonymous links to hear notices for channels that no shard holds."""

@@ -155,6 +155,7 @@ class Story:
     sent_at: float | None = None
     confirmed_at: float | None = None
     tries: int = 0
+    bare_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +251,8 @@ def _aim(state: HandoverState, cluster: Cluster, now: float) -> Step:
     if returning is not None:
         # Moved back while the old side still ran: no JOIN is needed, the sides change places.
         return _rely_on(cleared, returning, now, ended + given_up)
-    begun = replace(cleared, story=Story(Cause.MOVED if source else Cause.FIRST_JOIN, source, now))
+    bare_at = state.story.bare_at if state.story and not source else None
+    begun = replace(cleared, story=Story(Cause.MOVED if source else Cause.FIRST_JOIN, source, now, bare_at=bare_at))
     sought, wishes = _seek(begun, cluster, NO_LINKS)
     return sought, ended + given_up + wishes
 
@@ -348,7 +350,8 @@ def _on_link_lost(state: HandoverState, event: LinkLost, _: HandoverLimits) -> S
     relied_on = lost == state.sides[-1]
     left = replace(state, sides=tuple(side for side in state.sides if side != lost))
     if attempt is not None:
-        return left, _NOTHING
+        bare = left.story and replace(left.story, bare_at=event.now)
+        return left if left.sides else replace(left, story=bare), _NOTHING
     if not relied_on:
         return _settle(left, Outcome.OLD_LOST, event.now) if len(left.sides) == 1 else (left, _NOTHING)
     return _replace_side(left, lost, Cause.LINK_LOST, event.now)
@@ -374,7 +377,7 @@ def _replace_side(state: HandoverState, worn: Side, cause: Cause, now: float) ->
     if state.wanted is None:
         return state, _NOTHING
     ended = _record(state, Outcome.SUPERSEDED, now) if state.story else ()
-    story = Story(cause, worn.cluster, now)
+    story = Story(cause, worn.cluster, now, bare_at=None if state.sides else now)
     begun = replace(state, overlap_until=None, doubted=False, story=story)
     leaving = frozenset(side.link for side in state.sides if side.leaving)
     sought, wishes = _seek(begun, state.wanted, leaving)
@@ -467,7 +470,7 @@ def _record(state: HandoverState, outcome: Outcome, now: float) -> tuple[Handove
     return (
         Record(
             story.cause, outcome, story.source, target, story.begun_at, story.sent_at, story.confirmed_at, now,
-            story.tries,
+            story.tries, story.bare_at,
         ),
     )  # fmt: skip
 

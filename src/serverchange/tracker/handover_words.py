@@ -173,6 +173,8 @@ class Record:
         confirmed_at: When the new side was confirmed; None when it never was.
         ended_at: When the last old side was gone.
         tries: JOINs that were sent.
+        bare_at: Since when the channel had no side at all, until the new one was confirmed; None when it always had
+            one, or never had.
     """
 
     cause: Cause
@@ -184,6 +186,21 @@ class Record:
     confirmed_at: float | None
     ended_at: float
     tries: int
+    bare_at: float | None = None
+
+    @property
+    def gap_s(self) -> float | None:
+        """Seconds without any side, from losing the last to confirming the next; None where there was none."""
+        return None if self.bare_at is None or self.confirmed_at is None else self.confirmed_at - self.bare_at
+
+    @property
+    def overlap_s(self) -> float | None:
+        """Seconds for which old and new side were both confirmed.
+
+        None where they never were, and where a newer handover goes on with the same old sides.
+        """
+        had_both = self.source is not None and self.bare_at is None and self.outcome is not Outcome.SUPERSEDED
+        return self.ended_at - self.confirmed_at if had_both and self.confirmed_at is not None else None
 
 
 HandoverCommand: TypeAlias = Join | CancelJoin | Part | Doubt | Alarm | Record

@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from kafka import ConsumerRebalanceListener, TopicPartition
-from kafka.errors import FencedInstanceIdError, KafkaError, UnknownTopicOrPartitionError
+from kafka.admin import MemberToRemove
+from kafka.errors import FencedInstanceIdError, KafkaError, NoError, UnknownTopicOrPartitionError
 
-from serverchange.adapters.kafka.clients import make_consumer
+from serverchange.adapters.kafka.clients import make_admin, make_consumer
 from serverchange.adapters.kafka.topics import topic_name
 from serverchange.adapters.log_events import LogEvent
 from serverchange.adapters.logs import get_logger
@@ -135,7 +136,8 @@ class Membership:
         group: the group's name, before the settings' prefix.
         client_id: the member's name in the brokers' logs.
         instance: a stable name (`group.instance.id`, KIP-345): a successor with the same one takes the partitions
-            over without a rebalance, and a member that stops does not leave. Whose place was taken never joins again.
+            over without a rebalance, and a member that stops does not leave unless it is told to. Whose place was taken
+            never joins again.
             None: a member that leaves as it stops.
     """
 
@@ -158,6 +160,7 @@ class GroupFollower:
         self._slots = threading.BoundedSemaphore(BATCHES_MAX)
         self._stopping = threading.Event()
         self._superseded = False
+        self._leaving = False
         self._thread = threading.Thread(target=self._run, name=f"follows {membership.topic.name}", daemon=True)
         self.beat_s = time.monotonic()
 
@@ -165,8 +168,13 @@ class GroupFollower:
         """Start the thread; a broker that is not there yet is waited for."""
         self._thread.start()
 
-    def stop(self, timeout_s: float) -> None:
-        """Leave the group and end the thread; blocks for at most `timeout_s`."""
+    def stop(self, timeout_s: float, *, leave: bool = False) -> None:
+        """End the thread; blocks for at most `timeout_s`.
+
+        A member with an instance keeps its place for a successor until its session is over, unless it is to `leave`:
+        then the others have its partitions at once.
+        """
+        self._leaving = self._leaving or leave
         self._stopping.set()
         self._thread.join(timeout_s)
 
@@ -218,6 +226,8 @@ class GroupFollower:
             self._deliver(Away(f"{type(error).__name__}: {error}"))
         finally:
             session.close()
+            if self._leaving and not self._superseded:
+                session.leave()
 
     def _obey(self, session: _Session) -> None:
         while True:
@@ -241,11 +251,14 @@ class _Session:
     def __init__(
         self, settings: KafkaSettings, membership: Membership, deliver: Callable[[FollowerEvent], None]
     ) -> None:
+        self._settings = settings
+        self._membership = membership
         self._deliver = deliver
         self._topic = topic_name(settings, membership.topic)
         self._ends: dict[int, tuple[int, int]] = {}
         self._tickets: dict[int, int] = {}
         self._checked_s = 0.0
+        self._member_id: str | None = None
         self._consumer = make_consumer(
             settings,
             client_id=membership.client_id,
@@ -361,12 +374,35 @@ class _Session:
 
     def close(self) -> None:
         owned = frozenset(place.partition for place in self._consumer.assignment())
+        self._member_id = self._consumer._coordinator._generation.member_id  # closing forgets it
         try:
             self._consumer.close(autocommit=False, timeout_ms=1_000)
         except (KafkaError, OSError) as error:
             _log.debug("consumer.closed", reason=str(error))
         if owned:
             self._deliver(Revoked(owned))
+
+    def leave(self) -> None:
+        """Take a closed member with an instance out of the group: closing leaves its place to a successor.
+
+        It is named by its member id, too, so that a successor which has the place already is not put out of it. Where
+        the brokers refuse or are away, the end of the session does the same, later.
+        """
+        if not self._membership.instance or not self._member_id:
+            return
+        member = MemberToRemove(self._member_id, self._membership.instance, "told to give its partitions away")
+        try:
+            admin = make_admin(self._settings, client_id=self._membership.client_id)
+            try:
+                removed = admin.remove_group_members(self._settings.topic_prefix + self._membership.group, [member])
+            finally:
+                admin.close()
+        except (KafkaError, OSError) as error:
+            _log.warning(LogEvent.KAFKA_LOST, reason=f"not left the group: {type(error).__name__}: {error}")
+            return
+        for refusal in removed.values():
+            if refusal is not NoError:
+                _log.warning(LogEvent.MEMBERSHIP_LOST, instance=member.group_instance_id, reason=refusal.__name__)
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python has no types

@@ -1,8 +1,11 @@
-"""What shards tell of themselves, and the brake on their moves; both for people, neither decides where a channel is."""
+"""What shards tell of themselves, the brake on their moves, and the order to give their channels away.
+
+All of it is for people and by people; none of it decides where a channel is.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Final
@@ -63,6 +66,15 @@ class Brake:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class DrainOrder:
+    """A shard is to give its channels away for good, and to have none until the order is taken back."""
+
+    process: str
+    ordered_at: datetime
+    ordered_by: str
+
+
 async def report_shard(connection: AsyncConnection, report: ShardReport, *, now: datetime | None = None) -> None:
     """Put a shard's figures in the place of its earlier ones, and forget those a day old.
 
@@ -118,3 +130,46 @@ async def resume(connection: AsyncConnection) -> Brake | None:
     cursor = await connection.execute(_SQL["resume"])
     row = await cursor.fetchone()
     return None if row is None else Brake(*row)
+
+
+async def load_drains(connection: AsyncConnection) -> list[DrainOrder]:
+    """Return every order to drain, by the shard's name.
+
+    Raises:
+        psycopg.Error: the database is away.
+    """
+    cursor = await connection.execute(_SQL["load_drains"])
+    return [DrainOrder(*row) for row in await cursor.fetchall()]
+
+
+async def is_drained(connection: AsyncConnection, process: str) -> bool:
+    """Return whether this shard was ordered to drain.
+
+    Raises:
+        psycopg.Error: the database is away.
+    """
+    cursor = await connection.execute(_SQL["is_drained"], {"process": process})
+    row = await cursor.fetchone()
+    return row is not None and bool(row[0])
+
+
+async def order_drain(
+    connection: AsyncConnection, processes: Iterable[str], *, ordered_by: str, now: datetime | None = None
+) -> None:
+    """Tell shards to give their channels away; one that was told already stays told as it was.
+
+    Raises:
+        psycopg.Error: the database is away.
+    """
+    parameters = {"processes": list(processes), "ordered_by": ordered_by, "now": now}
+    await connection.execute(_SQL["order_drain"], parameters)
+
+
+async def cancel_drain(connection: AsyncConnection, processes: Iterable[str]) -> frozenset[str]:
+    """Let shards have channels again; return those that were told to drain.
+
+    Raises:
+        psycopg.Error: the database is away.
+    """
+    cursor = await connection.execute(_SQL["cancel_drain"], {"processes": list(processes)})
+    return frozenset(row[0] for row in await cursor.fetchall())

@@ -48,3 +48,26 @@ ON CONFLICT (only_row) DO NOTHING;
 -- Release the brake.
 DELETE FROM fleet_brake
 RETURNING held_at, held_by, reason;
+
+-- name: load_drains
+-- Every shard that was told to give its channels away, by name.
+SELECT process, ordered_at, ordered_by
+FROM fleet_drain
+ORDER BY process;
+
+-- name: is_drained
+-- Whether this shard was told to give its channels away.
+SELECT EXISTS (SELECT FROM fleet_drain WHERE process = %(process)s);
+
+-- name: order_drain
+-- Tell shards to give their channels away; one that was told already stays told.
+INSERT INTO fleet_drain (process, ordered_at, ordered_by)
+SELECT process, COALESCE(%(now)s, clock_timestamp()), %(ordered_by)s
+FROM unnest(%(processes)s::text[]) AS process
+ON CONFLICT (process) DO NOTHING;
+
+-- name: cancel_drain
+-- Let shards have channels again.
+DELETE FROM fleet_drain
+WHERE process = ANY(%(processes)s::text[])
+RETURNING process;
