@@ -67,8 +67,9 @@ async def fill(tables: Tables) -> None:
     )
     await tables.store_history("forsen", ["main", "event", "aws"])
     await tables.execute(
-        "INSERT INTO fleet_report VALUES ('shard-1', 'my_bot', 23, 22, 3, 1, 0, 0, 0, now()),"
-        " ('shard-2', 'my_bot', 40, 40, 3, 0, 0, 2, 0, now() - interval '1 hour')"
+        "INSERT INTO fleet_report VALUES"
+        """ ('shard-1', 'my_bot', 23, 22, 3, 1, 0, 0, 0, now(), '{"my_bot": {"join": 1, "login": 0}}'),"""
+        " ('shard-2', 'my_bot', 40, 40, 3, 0, 0, 2, 0, now() - interval '1 hour', '{}')"
     )
     await tables.execute(
         "INSERT INTO channel_freshness SELECT channel, version, now() - interval '3 minutes' FROM channel_state"
