@@ -1,8 +1,9 @@
 """How many lines, and for how long, does a bot lose in a RECONNECT and in a mass move: ours, tmi.js and TwitchIO?
 
 `serverchange bench peers --channels 300 --json`. Each in its turn, on a platform of its own made from the same seed,
-with the same channels, the same chat and an account of the same class: all channels are joined; RECONNECT goes to
-every link, which closes `--close-after` seconds later; then every channel moves to another cluster at one instant.
+with the same channels, the same chat and an account of the same class: all channels are joined, and what is said is
+read; RECONNECT goes to every link, which closes `--close-after` seconds later; then every channel moves to another
+cluster at one instant.
 
 - **ours**: one `serverchange reconnector`, its lines read with the SDK. The bench writes the decisions of the mass move
   to `cluster-changes` as the platform moves: what a notice, a lookup and the fold take before that is not in these
@@ -45,7 +46,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from fleet import ACCOUNT, AWS, MAIN, measure, simulator_settings
 from fleet import Options as FleetOptions
 from fleet_judge import Phase, find_losses, silence_in, silent_spells, violations
-from fleet_world import Decisions, Platform, Reader, ShardProcess, line_number, shard_environment, wait_quiet
+from fleet_world import LOOK_S, Decisions, Platform, Reader, ShardProcess, line_number, shard_environment, wait_quiet
 
 from serverchange.adapters.settings import Settings
 
@@ -293,6 +294,17 @@ class Bout:
         self.tell(f"{name} {phase.ended - began:.1f} s, {self.client.count} lines read")
         return phase
 
+    async def catch_up(self) -> None:
+        """Wait until the client has read what is said first: TwitchIO reads nothing before its last JOIN's pause."""
+        deadline = time.monotonic() + self.options.rest_s
+        said = 0
+        while not said or self.client.count < said:
+            said = said or (await self.platform.get("status"))["lines_sent"]
+            if time.monotonic() > deadline:
+                self.unfinished.append(f"catch up: {self.client.count} of {said} lines read")
+                return
+            await asyncio.sleep(LOOK_S)
+
     async def play(self) -> dict[str, Any]:
         """Let the client join, be told to reconnect, and be left behind by a mass move; return the figures."""
         options, platform, channels = self.options, self.platform, list(self.homes)
@@ -300,6 +312,7 @@ class Bout:
         await self.client.join(channels)
         joining = await self.watch("join", 0.0, rest=True)
         await platform.post("chat-rate", lines_per_second=options.lines_per_second)
+        await self.catch_up()
         await platform.post("reconnect")
         reconnect = await self.watch("reconnect", options.watch_s, rest=True)
         await platform.post("move", cluster=AWS, force=True)
