@@ -84,6 +84,7 @@ class Platform:
         self._folder.mkdir(parents=True, exist_ok=True)
         settings, addresses = self._folder / "settings.json", self._folder / "addresses.json"
         settings.write_text(json.dumps({**self._settings, "data_dir": str(self._folder)}))
+        addresses.unlink(missing_ok=True)  # of an earlier run whose logs were kept
         with (self._folder / "simulator.log").open("wb") as log:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-P", "-m", "serverchange.simulator", "--settings", str(settings),

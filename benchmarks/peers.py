@@ -1,16 +1,20 @@
 """How many lines, and for how long, does a bot lose in a RECONNECT and in a mass move: ours, tmi.js and TwitchIO?
 
 `serverchange bench peers --channels 300 --json`. Each in its turn, on a platform of its own made from the same seed,
-with the same channels, the same chat and an account of the same class: all channels are joined; RECONNECT goes to
-every link, which closes `--close-after` seconds later; then every channel moves to another cluster at one instant.
+with the same channels, the same chat and an account of the same class: all channels are joined, and what is said is
+read; RECONNECT goes to every link, which closes `--close-after` seconds later; then every channel moves to another
+cluster at one instant.
 
 - **ours**: one `serverchange reconnector`, its lines read with the SDK. The bench writes the decisions of the mass move
   to `cluster-changes` as the platform moves: what a notice, a lookup and the fold take before that is not in these
   figures (`serverchange bench latency` has it).
 - **tmi.js** 1.8.5 and **TwitchIO** 2.10: one client with its own defaults, in a process of its own. Both have their own
   handling of RECONNECT, and their own pace of JOINs whatever the account may do: tmi.js one in 2 s, TwitchIO 20 in
-  11 s. Neither knows of clusters: tmi.js 0.0.28 emitted `serverchange`, 1.8.5 drops the line; so a bot on it stays
-  where the channel was, and what it loses is measured until `--watch` seconds after the move. It would go on.
+  11 s. TwitchIO reads nothing meanwhile; a channel whose JOIN it has not seen answered within 60 s counts as failed,
+  and is not joined again after a RECONNECT: of more than 100 channels it loses some for good.
+
+Neither knows of clusters: tmi.js 0.0.28 emitted `serverchange`, 1.8.5 drops the line. So a bot on it stays where the
+channel was and hears nothing; that is measured until `--watch` seconds after the move, and would go on.
 
 The judge is the simulator's ledger: which lines it sent, and when a link of the client was in a channel where that
 lived. Only what a client read comes from the client: the numbers of the lines that it told its bot.
@@ -19,8 +23,8 @@ lived. Only what a client read comes from the client: the numbers of the lines t
   a link of its own.
 - `silent_s`: seconds of the phase in which the client was in no room where the channel lives, a channel.
 - `still_silent`: channels where it was in none at the phase's end.
-- `lasted_s`: of the phase. RECONNECT lasts until the client is in every channel again, on one link each, and at least
-  `--watch` seconds.
+- `lasted_s`: of the phase. RECONNECT lasts until the client is in every channel again, on one link each, or joins no
+  more (`unfinished` says so), and at least `--watch` seconds.
 - `load_average`: of the machine, as the contender began.
 """
 
@@ -45,7 +49,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from fleet import ACCOUNT, AWS, MAIN, measure, simulator_settings
 from fleet import Options as FleetOptions
 from fleet_judge import Phase, find_losses, silence_in, silent_spells, violations
-from fleet_world import Decisions, Platform, Reader, ShardProcess, line_number, shard_environment, wait_quiet
+from fleet_world import LOOK_S, Decisions, Platform, Reader, ShardProcess, line_number, shard_environment, wait_quiet
 
 from serverchange.adapters.settings import Settings
 
@@ -67,7 +71,7 @@ class Options:
         close_s: bounds of the delay between RECONNECT and the link's end.
         overlap_s: of our handovers.
         watch_s: how long the mass move is watched, and RECONNECT at least.
-        rest_s: until when all channels must be joined; TwitchIO and tmi.js need minutes for hundreds.
+        stall_s: no channel was joined for so long: the others never will be. No client pauses for longer than 11 s.
         quiet_s: nothing was read for so long after the last line: nothing more will be.
     """
 
@@ -78,7 +82,7 @@ class Options:
     close_s: tuple[float, float] = (5.0, 10.0)
     overlap_s: float = 20.0
     watch_s: float = 60.0
-    rest_s: float = 900.0
+    stall_s: float = 60.0
     quiet_s: float = 5.0
 
 
@@ -285,13 +289,36 @@ class Bout:
     async def watch(self, name: str, least_s: float, *, rest: bool) -> Phase:
         """Wait until all channels are at rest, where asked, and for at least so long."""
         began = time.monotonic()
-        if rest and not await self.platform.wait_at_rest(self.options.rest_s):
+        if rest and not await self.wait_at_rest():
             self.unfinished.append(f"{name}: {len(self.platform.unjoined())} channels not joined")
         await asyncio.sleep(max(0.0, began + least_s - time.monotonic()))
         await self.platform.refresh()
         phase = Phase(name, began, time.monotonic(), whole=True)
         self.tell(f"{name} {phase.ended - began:.1f} s, {self.client.count} lines read")
         return phase
+
+    async def wait_at_rest(self) -> bool:
+        """Wait until each channel is on one link, where it lives; false once it gets no further."""
+        stall_s = self.options.stall_s + self.options.close_s[1]
+        joins, since = 0, time.monotonic()
+        while not await self.platform.wait_at_rest(LOOK_S):
+            now_joined = sum(1 for entry in self.platform.entries if entry.kind == "joined")
+            if now_joined != joins:
+                joins, since = now_joined, time.monotonic()
+            elif time.monotonic() - since > stall_s:
+                return False
+        return True
+
+    async def catch_up(self) -> None:
+        """Wait until the client has read what is said first: TwitchIO reads nothing before its last JOIN's pause."""
+        deadline = time.monotonic() + self.options.stall_s
+        said = 0
+        while not said or self.client.count < said:
+            said = said or (await self.platform.get("status"))["lines_sent"]
+            if time.monotonic() > deadline:
+                self.unfinished.append(f"catch up: {self.client.count} of {said} lines read")
+                return
+            await asyncio.sleep(LOOK_S)
 
     async def play(self) -> dict[str, Any]:
         """Let the client join, be told to reconnect, and be left behind by a mass move; return the figures."""
@@ -300,6 +327,7 @@ class Bout:
         await self.client.join(channels)
         joining = await self.watch("join", 0.0, rest=True)
         await platform.post("chat-rate", lines_per_second=options.lines_per_second)
+        await self.catch_up()
         await platform.post("reconnect")
         reconnect = await self.watch("reconnect", options.watch_s, rest=True)
         await platform.post("move", cluster=AWS, force=True)

@@ -14,9 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from peers import Options, run_peers
 
-SMALL = Options(
-    channels=20, lines_per_second=60, close_s=(1.5, 2.0), overlap_s=1.0, watch_s=3.0, rest_s=60.0, quiet_s=2.0
-)
+SMALL = Options(channels=20, lines_per_second=60, close_s=(1.5, 2.0), overlap_s=1.0, watch_s=3.0, quiet_s=2.0)
 
 
 @pytest.mark.slow

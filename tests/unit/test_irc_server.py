@@ -128,6 +128,7 @@ def test_a_confirmed_join_is_echoed_listed_and_described():
     ]
     user, room = (parse_line(line.encode()) for line in lines[3:])
     assert (user.command, room.command) == ("USERSTATE", "ROOMSTATE")
+    assert (user.tags["mod"], user.tags["subscriber"]) == ("0", "0")
     assert (room.tags["room-id"], room.tags["slow"]) == ("22484632", "30")
     assert dialogue.joined == {"forsen"}
 

@@ -247,7 +247,9 @@ class ServerDialogue:
     def user_state(self, channel: Channel, tags: Mapping[str, str] | None = None) -> None:
         """Send USERSTATE, as after a JOIN and after each PRIVMSG that went through."""
         if COMMANDS in self.capabilities:
-            self._send_tagged("USERSTATE", "#" + channel, tags=self._user_tags(None) | dict(tags or {}))
+            # TwitchIO 2 takes a USERSTATE without `subscriber` for an error.
+            own = self._user_tags(None) | {"subscriber": "0"}
+            self._send_tagged("USERSTATE", "#" + channel, tags=own | dict(tags or {}))
 
     def notice(self, channel: Channel | None, msg_id: str, text: str) -> None:
         """Send a NOTICE to a channel, or to the client itself (`None`)."""
