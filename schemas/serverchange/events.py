@@ -18,7 +18,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, NewType, TypeAlias
 
 from pydantic import (
-    AfterValidator,
+    AwareDatetime,
     BaseModel,
     ConfigDict,
     Field,
@@ -59,14 +59,10 @@ EventIdField: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e
 SeqField: TypeAlias = Annotated[int, Field(ge=0, lt=2**53, strict=True)]
 
 
-def _within_sane_years(moment: datetime) -> datetime:
-    """Refuse moments that no honest clock shows; arithmetic on them would overflow in PostgreSQL or Python."""
-    if not 2010 <= moment.year <= 2199:
-        raise ValueError("year must be within 2010 and 2199")
-    return moment.astimezone(UTC)
+_SANE_YEARS: Final = (datetime(2010, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC))
+"""No honest clock shows other moments; arithmetic on them would overflow in PostgreSQL or Python."""
 
-
-Moment: TypeAlias = Annotated[datetime, Field(strict=False), AfterValidator(_within_sane_years)]
+Moment: TypeAlias = Annotated[AwareDatetime, Field(strict=False, ge=_SANE_YEARS[0], lt=_SANE_YEARS[1])]
 
 
 class EventType(StrEnum):
@@ -522,7 +518,14 @@ def _refuse_constant(name: str) -> Any:
 
 def _members_seen(event: _Event) -> int:
     data: BaseModel = event.data  # type: ignore[attr-defined]  # every concrete event has data
-    return len(event.model_fields_set) + len(data.model_fields_set)
+    return len(event.__pydantic_fields_set__) + len(data.__pydantic_fields_set__)
+
+
+def _members_counted(value: bytes) -> int:
+    """How many members `value` can have at most; without white space, as our writers write, at half the price."""
+    if len(value.split(None, 1)) == 1:
+        return value.count(b'":')
+    return len(_MEMBER_END.findall(value))
 
 
 def _examine(value: bytes, event: _Event) -> None:
@@ -531,7 +534,7 @@ def _examine(value: bytes, event: _Event) -> None:
     The slow, complete check runs only where a count shows members beside those of the model; a string that holds
     `":` only ever raises that count, so an event which passes the quick comparison has no member twice.
     """
-    if len(_MEMBER_END.findall(value)) == _members_seen(event):
+    if _members_counted(value) == _members_seen(event):
         return
     try:
         tree = json.loads(value, object_pairs_hook=_strict_object, parse_constant=_refuse_constant)

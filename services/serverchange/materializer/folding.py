@@ -100,6 +100,9 @@ def decode_records(records: Iterable[Record]) -> list[Decoded]:
         try:
             event = parse_channel_event(record.key, record.value)
         except Rejected as rejected:
+            # A kept exception keeps its frames, and ours holds `decoded`, which holds the exception: with one bad
+            # record in a batch all its events would wait for the collector of cycles.
+            rejected.__traceback__ = rejected.__cause__ = rejected.__context__ = None
             decoded.append(Decoded(record, _channel_of_key(record.key), rejected))
         else:
             decoded.append(Decoded(record, event.subject, event))

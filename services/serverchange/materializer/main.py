@@ -13,6 +13,7 @@ import psycopg
 from aiokafka.errors import KafkaError as AsyncKafkaError
 from kafka.errors import KafkaError
 
+from serverchange.adapters.cycle_collection import rare_cycle_collection
 from serverchange.adapters.kafka.log_identity import TopicIdentity
 from serverchange.adapters.kafka.topics import topic_name
 from serverchange.adapters.log_events import LogEvent
@@ -100,7 +101,8 @@ async def _run(settings: Settings, process: Process) -> None:
     ]
     watchdog.start()
     try:
-        await _first(asyncio.create_task(ended.wait()), process.stopping)
+        with rare_cycle_collection():
+            await _first(asyncio.create_task(ended.wait()), process.stopping)
         if ended.error is not None and not process.stopping.is_set():
             raise ended.error
     finally:

@@ -22,6 +22,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import TopicPartition
 from psycopg import IsolationLevel
 
+from serverchange.adapters.cycle_collection import rare_cycle_collection
 from serverchange.adapters.kafka.clients import make_async_consumer
 from serverchange.adapters.kafka.log_identity import TopicIdentity, record_sha256
 from serverchange.adapters.kafka.topics import topic_name
@@ -102,7 +103,8 @@ def run(
         RebuildError: Kafka stopped answering.
         psycopg.Error: PostgreSQL refused.
     """
-    return asyncio.run(rebuild(settings, swap=swap, compare=compare, progress=progress))
+    with rare_cycle_collection():
+        return asyncio.run(rebuild(settings, swap=swap, compare=compare, progress=progress))
 
 
 async def rebuild(

@@ -160,11 +160,11 @@ class Change:
     evidence: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Folded:
+class Folded(NamedTuple):
     """What one record did: the state after it (None: nobody ever tracked the channel), the change, the refusal.
 
-    `change` is at most one: a record decides at most once. `refused` is a dead letter's reason.
+    A tuple, since there is one for each record. `change` is at most one: a record decides at most once. `refused` is a
+    dead letter's reason.
     """
 
     state: ChannelState | None
@@ -187,7 +187,7 @@ def fold(state: ChannelState | None, event: ChannelEvent | Rejected, appended_at
         if not isinstance(event, ChannelTracked):
             return Folded(None)
         state = ChannelState(channel=event.subject, status=Status.UNTRACKED)
-    state = ChannelState(state[0], state[1] + 1, *state[2:])  # seq + 1, four times as fast as `_replace`
+    state = ChannelState(state[0], state[1] + 1, *state[2:])  # seq + 1, twice as fast as `_replace`
     if isinstance(event, Rejected):
         return Folded(state, refused=str(event))
     if isinstance(event, ClusterObserved) and event.data.asked_after >= state.seq:
