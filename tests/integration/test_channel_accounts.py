@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -60,14 +61,22 @@ class Placed:
                 await self.told.wait()
 
 
+@asynccontextmanager
+async def running(postgres: PostgresSettings, accounts: Sequence[str]) -> AsyncIterator[tuple[AccountPlaces, Placed]]:
+    """Places for accounts that may be in one channel each."""
+    placed = Placed()
+    places = AccountPlaces(postgres, accounts, 1, placed)
+    async with asyncio.TaskGroup() as tasks:
+        serving = tasks.create_task(places.run())
+        yield places, placed
+        serving.cancel()
+
+
 async def test_who_finds_no_room_is_placed_once_there_is_some(
     postgres: PostgresSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("serverchange.reconnector.account_places.PARTED_AFTER_S", 0.1)
-    placed = Placed()
-    places = AccountPlaces(postgres, ACCOUNTS[:2], 1, placed)
-    async with asyncio.TaskGroup() as tasks:
-        running = tasks.create_task(places.run())
+    async with running(postgres, ACCOUNTS[:2]) as (places, placed):
         for channel in CHANNELS[:3]:
             places.ask(channel, None)
         await placed.until(lambda accounts: len(accounts) == 2)
@@ -79,17 +88,13 @@ async def test_who_finds_no_room_is_placed_once_there_is_some(
         await placed.until(lambda accounts: CHANNELS[2] in accounts)
         assert placed.accounts[CHANNELS[2]] == placed.accounts[CHANNELS[0]]
         assert places.without_room == 0
-        running.cancel()
 
 
 async def test_a_channel_that_is_tracked_again_before_it_is_parted_keeps_its_place(
     postgres: PostgresSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("serverchange.reconnector.account_places.PARTED_AFTER_S", 0.2)
-    placed = Placed()
-    places = AccountPlaces(postgres, ACCOUNTS[:1], 1, placed)
-    async with asyncio.TaskGroup() as tasks:
-        running = tasks.create_task(places.run())
+    async with running(postgres, ACCOUNTS[:1]) as (places, placed):
         places.ask(CHANNELS[0], None)
         await placed.until(lambda accounts: len(accounts) == 1)
         places.release(CHANNELS[0])
@@ -98,7 +103,6 @@ async def test_a_channel_that_is_tracked_again_before_it_is_parted_keeps_its_pla
         await placed.until(lambda accounts: len(accounts) == 1)
         places.release(CHANNELS[1])  # any channel: once it is freed, the first one's time is over, too
         await asyncio.sleep(0.3)
-        running.cancel()
     async with await connect(postgres, application="test") as connection:
         assert await assign_accounts(connection, {CHANNELS[2]: None}, accounts=ACCOUNTS[:1], limit=1) == {}
 

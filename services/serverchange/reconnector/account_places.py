@@ -6,6 +6,7 @@ A fleet with one account and no limit never asks: then nothing here needs Postgr
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Final
@@ -110,7 +111,9 @@ class AccountPlaces:
 
     async def _serve(self, connection: AsyncConnection) -> None:
         while True:
-            await self._wake.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ASK_AGAIN_S if self._full else None):
+                    await self._wake.wait()
             self._wake.clear()
             try:
                 await self._free(connection)
@@ -131,8 +134,6 @@ class AccountPlaces:
             shares = await assign_accounts(connection, batch, accounts=self.accounts, limit=self._limit)
             for channel, must in batch.items():
                 self._answer(channel, must, shares.get(channel))
-        if self._full:
-            self._loop.call_later(ASK_AGAIN_S, self._wake.set)
 
     def _answer(self, channel: Channel, must: str | None, account: str | None) -> None:
         if channel not in self._asking or self._asking[channel] != must:
