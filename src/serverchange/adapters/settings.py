@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -221,11 +222,19 @@ class MaterializerSettings(_Section):
     )
 
 
+def _none_if_empty(token: SecretStr | None) -> SecretStr | None:
+    return token if token is not None and token.get_secret_value() else None
+
+
+Token = Annotated[SecretStr | None, AfterValidator(_none_if_empty)]
+"""An empty secret file is no token: compose files name one for shards that log in anonymously, too."""
+
+
 class AccountSettings(_Section):
     """One account of a shard that has several."""
 
     login: str = Field(min_length=1, max_length=64)
-    token: SecretStr | None = None
+    token: Token = None
     account_class: AccountClassName = "ordinary"
 
 
@@ -233,7 +242,7 @@ class ReconnectorSettings(_Section):
     """A bot shard: whose account it uses and how it moves channels."""
 
     account: str = Field("", description="Login of the account that joins; empty: an anonymous, read-only login.")
-    token: SecretStr | None = Field(None, description="OAuth token of the account, without the word oauth.")
+    token: Token = Field(None, description="OAuth token of the account, without the word oauth.")
     account_class: AccountClassName = Field(
         "ordinary", description="Decides the JOIN and login budgets: see platform.join_rates and platform.login_rates."
     )

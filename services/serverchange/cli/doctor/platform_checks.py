@@ -62,8 +62,8 @@ def _judge_answer(route: str, platform: PlatformSettings, failure: NoInformation
 
 
 async def _check_tokens(platform: PlatformSettings, shard: ReconnectorSettings) -> list[Finding]:
-    tokens = {one.login: one.token for one in shard.joining_accounts if one.token and one.token.get_secret_value()}
-    if not shard.accounts and shard.token and shard.token.get_secret_value():  # an empty secret file is none
+    tokens = {one.login: one.token for one in shard.joining_accounts if one.token is not None}
+    if not shard.accounts and shard.token is not None:
         tokens = {shard.account: shard.token}  # a token without an account is somebody's, too
     if not tokens:
         return list(skipped(["token"], "no account: shards log in anonymously and read only"))

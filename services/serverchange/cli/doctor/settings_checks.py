@@ -130,16 +130,14 @@ def _api_tokens(settings: Settings) -> Iterator[Finding]:
 
 def _account(settings: Settings) -> Iterator[Finding]:
     shard = settings.reconnector
-    has_token = shard.token is not None and bool(shard.token.get_secret_value())
     for account in shard.joining_accounts:
-        if account.token is not None and account.token.get_secret_value():
-            continue
-        yield failed(
-            CHECK,
-            f"account {account.login} has no token",
-            "set it as a secret (reconnector.token or reconnector.accounts), or no account for an anonymous login",
-        )
-    if has_token and not shard.joining_accounts:
+        if account.token is None:
+            yield failed(
+                CHECK,
+                f"account {account.login} has no token",
+                "set it as a secret (reconnector.token or reconnector.accounts), or no account for an anonymous login",
+            )
+    if shard.token is not None and not shard.joining_accounts:
         yield failed(
             CHECK,
             "reconnector.token is set, but no account: shards would log in anonymously",
