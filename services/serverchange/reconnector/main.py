@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import Final
 
 import psycopg
 
 from serverchange.adapters import metrics
 from serverchange.adapters.account_token import AccountToken, TokenBudget, TokenFile, token_file
+from serverchange.adapters.first_of import first_of
 from serverchange.adapters.fleet_account import NAMELESS, FleetAccount
 from serverchange.adapters.fleet_process import FleetProcess
 from serverchange.adapters.hearsay import Hearsay
@@ -176,7 +177,7 @@ async def _work(settings: Settings, process: Process, shard: Shard, chat: ChatWr
             tasks.create_task(_settle_doubts(settings, shard), name="doubts"),
             tasks.create_task(follow_brake(settings, shard, ordered.set), name="brake"),
         ]
-        await _first_of(process.stopping.wait(), ordered.wait())
+        await first_of({"stopped": process.stopping.wait(), "ordered to drain": ordered.wait()})
         if ordered.is_set() and not process.stopping.is_set():
             await _obey_order(settings, process, shard, following)
         if process.stopping.is_set():
@@ -230,7 +231,7 @@ async def _obey_order(settings: Settings, process: Process, shard: Shard, follow
     process.readiness.wait_for(PART, REASON)
     _log.info(LogEvent.DRAIN_ORDERED, shard=settings.process.name, channels=shard.channel_count)
     await asyncio.to_thread(following.stop_following, LEAVE_S, leave=True)
-    await _first_of(_drain(shard, None), process.stopping.wait())
+    await first_of({"drain": _drain(shard, None), "stopped": process.stopping.wait()})
     if shard.is_empty:
         await report_drained(settings)
 
@@ -250,16 +251,3 @@ async def _wait(timeout_s: float | None, shard: Shard, condition: Callable[[], b
             while not condition():
                 shard.changed.clear()
                 await shard.changed.wait()
-
-
-async def _first_of(*waits: Coroutine[Any, Any, object]) -> None:
-    """Wait until one of these is over; the others are cancelled."""
-    tasks = [asyncio.create_task(one) for one in waits]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -174,8 +174,8 @@ class FleetCluster:
         needed = math.ceil(unplaced / self._channels_per_link) - coming
         return max(0, min(needed, OPENING_MAX - coming))
 
-    def welcomed(self) -> None:
-        """A link has logged in: the servers are well."""
+    def open_at_once(self) -> None:
+        """Wait no more for servers that did not welcome us: a link has logged in, or there are others."""
         self.failures = 0
         self.closed_until = 0.0
         self.wake.set()

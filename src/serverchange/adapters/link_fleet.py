@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Final, Protocol
 
 from serverchange.adapters import metrics
-from serverchange.adapters.fleet_account import NAMELESS, FleetAccount
+from serverchange.adapters.fleet_account import NAMELESS, Budget, FleetAccount
 from serverchange.adapters.fleet_cluster import FleetCluster, FleetLink, Urgency
 from serverchange.adapters.links import Link, LinkRules
 from serverchange.adapters.log_events import LogEvent
@@ -285,7 +285,7 @@ class LinkFleet:
         """The directory has other servers for `cluster`: try them at once."""
         for known in self._clusters.values():
             if known.name == cluster:
-                known.welcomed()
+                known.open_at_once()
 
     def leave_link(self, link: LinkId, cause: Cause) -> None:
         """Move every channel of a link to others, make before break."""
@@ -498,7 +498,7 @@ class LinkFleet:
                     fleet_link.welcomed_at = self._loop.time()
                     # Its bytes have left, which ends what its lease counts for; otherwise the link's end shows it.
                     self._accounts[fleet_link.home.account].budget.sent(Kind.LOGIN, 1)
-                    fleet_link.home.welcomed()
+                    fleet_link.home.open_at_once()
                 case LoginRefused():
                     self._accounts[fleet_link.home.account].on_login_refused()
                 case Reconnecting():
@@ -608,27 +608,27 @@ class LinkFleet:
 
     async def _pump(self, cluster: FleetCluster) -> None:
         """Send the cluster's JOINs as links and budget allow, and open links as JOINs need them."""
+        budget = self._accounts[cluster.account].budget
         while True:
             cluster.wake.clear()
             self._open_links(cluster)
             sendable = sum(len(joins) for joins in cluster.plan(cluster.waiting).values())
             if sendable:
-                taken = await self._accounts[cluster.account].budget.take(Kind.JOIN, sendable)
-                await self._send(cluster, taken)
+                await self._send(cluster, await budget.take(Kind.JOIN, sendable), budget)
             else:
                 await cluster.wake.wait()
 
-    async def _send(self, cluster: FleetCluster, taken: int) -> None:
+    async def _send(self, cluster: FleetCluster, taken: int, budget: Budget) -> None:
         planned = cluster.plan(taken)  # again: links and wishes may have changed while we waited for budget
         count = sum(map(len, planned.values()))
         if count < taken:
-            self._accounts[cluster.account].budget.unused(Kind.JOIN, taken - count)
+            budget.unused(Kind.JOIN, taken - count)
         for joins in planned.values():
             for channel, _ in joins:
                 cluster.withdraw(channel)
         await asyncio.gather(*(self._send_on(cluster, id_, joins) for id_, joins in planned.items()))
         metrics.BUDGET_USED.labels(kind=Kind.JOIN).inc(count)
-        self._accounts[cluster.account].budget.sent(Kind.JOIN, count)
+        budget.sent(Kind.JOIN, count)
 
     async def _send_on(self, cluster: FleetCluster, id_: LinkId, joins: list[tuple[Channel, Join]]) -> None:
         fleet_link = self._links[id_]
@@ -663,14 +663,15 @@ class LinkFleet:
 
     async def _open(self, cluster: FleetCluster) -> None:
         """One link's life, from paying its login to its end."""
+        account = self._accounts[cluster.account]
         try:
-            await self._accounts[cluster.account].budget.take(Kind.LOGIN, 1)
+            await account.budget.take(Kind.LOGIN, 1)
         finally:
             cluster.opening -= 1
         server = self._servers.next(cluster.name)
         if server is None or not cluster.waiting:
-            self._accounts[cluster.account].budget.unused(Kind.LOGIN, 1)
-            self._accounts[cluster.account].budget.sent(Kind.LOGIN, 0)
+            account.budget.unused(Kind.LOGIN, 1)
+            account.budget.sent(Kind.LOGIN, 0)
             return
         self._last_link += 1
         id_ = LinkId(self._last_link)
@@ -678,7 +679,7 @@ class LinkFleet:
             id_,
             cluster=cluster.name,
             server=server,
-            login=self._accounts[cluster.account].login(),
+            login=account.login(),
             rules=self._link_rules,
             listener=self._hear,
         )
@@ -689,7 +690,7 @@ class LinkFleet:
             await link.run()
         finally:
             if fleet_link.welcomed_at is None:
-                self._accounts[cluster.account].budget.sent(Kind.LOGIN, 1)
+                account.budget.sent(Kind.LOGIN, 1)
             self._end(cluster, fleet_link)
 
     def _end(self, cluster: FleetCluster, fleet_link: FleetLink) -> None:

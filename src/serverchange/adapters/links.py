@@ -23,6 +23,7 @@ from pydantic import SecretStr
 from websockets.exceptions import WebSocketException
 from websockets.typing import Subprotocol
 
+from serverchange.adapters.first_of import first_of
 from serverchange.adapters.host_resolution import Endpoint, Resolver, resolve_server, system_resolver
 from serverchange.adapters.hosts import HostRefused, HostRules, Server
 from serverchange.adapters.log_events import LogEvent
@@ -314,20 +315,14 @@ class Link:
         token = self._login.token
         self._dialogue.login(self._login.nick, None if token is None else token.get_secret_value())
         self._to_write.set()
-        parts = [
-            self._loop.create_task(self._read(wire), name=f"link {self.generation} reads"),
-            self._loop.create_task(self._write(wire), name=f"link {self.generation} writes"),
-            self._loop.create_task(self._watch(), name=f"link {self.generation} is watched"),
-            self._loop.create_task(self._closing.wait(), name=f"link {self.generation} closes"),
-        ]
-        try:
-            done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
-            for part in done:
-                part.result()
-        finally:
-            for part in parts:
-                part.cancel()
-            await asyncio.gather(*parts, return_exceptions=True)
+        await first_of(
+            {
+                f"link {self.generation} reads": self._read(wire),
+                f"link {self.generation} writes": self._write(wire),
+                f"link {self.generation} is watched": self._watch(),
+                f"link {self.generation} closes": self._closing.wait(),
+            }
+        )
 
     async def _read(self, wire: _Wire) -> None:
         while data := await wire.read():

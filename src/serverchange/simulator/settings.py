@@ -16,9 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from serverchange.events import AccountField, Cluster, ClusterField
 
 DAY_S: Final = 86_400.0
+"""Simulated seconds in a day."""
+
 SCRIPT_DAYS: Final = 14.0
 """The default script's length; its last batches may wait a few hours for streams to end."""
-"""Simulated seconds in a day."""
 
 CLUSTERS: Final = (Cluster("main"), Cluster("event"), Cluster("aws"), Cluster("group"))
 """The clusters of 2016."""

@@ -7,7 +7,6 @@ So the account belongs to the channel and not to the process that reads it.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Collection, Iterable, Mapping
 
 from serverchange.events import Channel
@@ -34,33 +33,17 @@ def share_out(
         limit: channels of one account at most; 0: any number.
     """
     used = {account: counts.get(account, 0) for account in accounts}
-    emptiest = [(count, account) for account, count in used.items()]
-    heapq.heapify(emptiest)
     shares: dict[Channel, str] = {}
-
-    def has_room(account: str) -> bool:
-        return account in used and (limit == 0 or used[account] < limit)
-
-    def pick() -> str | None:
-        while emptiest:
-            count, account = emptiest[0]
-            if count != used[account]:
-                heapq.heapreplace(emptiest, (used[account], account))  # it took or lost some since
-            else:
-                return account if has_room(account) else None
-        return None
-
     for channel, must in asking:
         before = shares.get(channel, known.get(channel))
         if before in used and must in (None, before):
             shares[channel] = before
             continue
-        chosen = must if must is not None else pick()
-        if chosen is None or not has_room(chosen):
+        chosen = min(used, key=lambda account: (used[account], account), default=None) if must is None else must
+        if chosen is None or chosen not in used or (limit and used[chosen] >= limit):
             continue
         used[chosen] += 1
         if before in used:
             used[before] -= 1
-            heapq.heappush(emptiest, (used[before], before))
         shares[channel] = chosen
     return shares
